@@ -1,0 +1,1 @@
+"""What touches sockets: each listener drives a sans-IO core or a library."""

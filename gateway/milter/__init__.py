@@ -1,0 +1,1 @@
+"""The milter flow without sockets: callbacks to values, a verdict to actions."""

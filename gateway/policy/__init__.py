@@ -1,0 +1,1 @@
+"""The operator's rules: from evidence to a disposition."""

@@ -1,0 +1,71 @@
+"""The answer: what is to be done with a message, by which rule, with which words, on what evidence."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from gateway.auth.results import Evidence
+from gateway.mail.edits import NO_EDITS, Edits
+from gateway.mail.envelope import Envelope
+from gateway.mail.message import Message
+from gateway.mail.reply import Reply
+
+
+class Disposition(StrEnum):
+    """What becomes of the message; one of four, never two booleans."""
+
+    ACCEPT = "accept"  # handed on with its stamp
+    QUARANTINE = "quarantine"  # handed on marked (proxy) or held (milter): somebody must look at it
+    DEFER = "defer"  # 4xx: the sender keeps it and tries again
+    REJECT = "reject"  # 5xx: the sender's server tells the sender
+
+
+class Stage(StrEnum):
+    """When in the SMTP dialog a question is asked."""
+
+    MAIL = "mail"  # at MAIL FROM: client, HELO and reverse path are known
+    RCPT = "rcpt"  # at RCPT TO: and one recipient
+    MESSAGE = "message"  # at the end of the data: everything is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The engine's answer for one message (or, before DATA, for what is known by then).
+
+    Attributes:
+        disposition: what to do.
+        rule: the id of the operator's rule that matched; `gateway.internal` where a bug or a limit decided.
+        reply: what to tell the client; for ACCEPT and QUARANTINE None: the reply is downstream's own.
+        edits: what to change in the message that is handed on; the same for every listener.
+        evidence: what it rests on.
+    """
+
+    disposition: Disposition
+    rule: str
+    reply: Reply | None = None
+    edits: Edits = NO_EDITS
+    evidence: Evidence = field(default_factory=Evidence)
+
+    def __post_init__(self) -> None:
+        """A refusal has a reply of its own class."""
+        match self.disposition:
+            case Disposition.ACCEPT | Disposition.QUARANTINE:
+                fits = self.reply is None
+            case Disposition.DEFER:
+                fits = self.reply is not None and self.reply.is_transient
+            case Disposition.REJECT:
+                fits = self.reply is not None and self.reply.is_permanent
+        if not fits:
+            raise ValueError(f"{self.disposition} does not go with the reply {self.reply}")
+
+
+class Judge(Protocol):
+    """What a listener needs of the engine. Neither question raises for anything that a peer or the DNS does."""
+
+    async def screen(self, stage: Stage, envelope: Envelope) -> Verdict | None:
+        """Ask before DATA; None, or a verdict that is DEFER or REJECT, ends the matter for this command."""
+        ...
+
+    async def judge(self, envelope: Envelope, message: Message) -> Verdict:
+        """Ask about a whole message."""
+        ...
