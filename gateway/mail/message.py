@@ -24,7 +24,9 @@ MAX_LINE_BYTES: Final = 998
 """RFC 5322 §2.1.1, without the CRLF."""
 
 _END_OF_FIELD: Final = re.compile(rb"\r\n(?![ \t])")
-_FIELD_NAME: Final = re.compile(rb"([!-9;-~]+)[ \t]*:")  # RFC 5322 §2.2; space before the colon: §4.5, obsolete but read
+_FIELD_NAME: Final = re.compile(
+    rb"([!-9;-~]+)[ \t]*:"
+)  # RFC 5322 §2.2; space before the colon: §4.5, obsolete but read
 _LONG_LINE: Final = re.compile(rb"[^\n]{%d}" % (MAX_LINE_BYTES + 2))
 _BARE_LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 
@@ -32,7 +34,9 @@ _BARE_LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 class Defect(StrEnum):
     """What is wrong with the form of a message. Any of the first five means that its author is not beyond doubt."""
 
-    MALFORMED_FIELD = "malformed-field"  # a line in the header section that is no field: some readers end the header there
+    MALFORMED_FIELD = (
+        "malformed-field"  # a line in the header section that is no field: some readers end the header there
+    )
     TOO_MANY_FIELDS = "too-many-fields"
     HEADER_TOO_LARGE = "header-too-large"
     NUL = "nul"  # cut off here by every reader written in C
@@ -88,7 +92,9 @@ class Message:
         if content.startswith((b"From ", b">From ")):
             content = content.partition(b"\n")[2]
         if b"\r\n" not in content:
-            content = content.replace(b"\r", b"\r\n") if b"\n" not in content else content.replace(b"\n", b"\r\n")
+            content = (
+                content.replace(b"\r", b"\r\n") if b"\n" not in content else content.replace(b"\n", b"\r\n")
+            )
         return cls(content)
 
     def __len__(self) -> int:

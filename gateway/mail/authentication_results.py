@@ -1,0 +1,164 @@
+"""Authentication-Results (RFC 8601): how the gateway tells those behind it what it found out, and how nobody else may.
+
+The reader inside trusts a field by its authserv-id alone (RFC 8601 §5). So the gateway writes one field under its own
+name, and first takes out every field that came in under that name, in whatever disguise.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from gateway.mail.address import parse_domain
+from gateway.mail.edits import NewField
+from gateway.mail.errors import ParseError
+from gateway.mail.headers import comment, fold_field, quote_pvalue, quote_value
+from gateway.mail.message import Message
+
+FIELD_NAME: Final = "Authentication-Results"
+
+_KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
+_BLANKS: Final = re.compile(r"[ \t]*")
+_COMMENT_STEP: Final = re.compile(r"[^()\\]*+(?:\\.|[()])?")
+_AUTHSERV_ID: Final = re.compile(
+    r'"((?:[^"\\]|\\.)*+)"|([^\x00-\x20\x7f()<>@,;:\\"/\[\]?=]++)'
+)  # RFC 2045 §5.1 value
+_VERSION: Final = re.compile(r"[0-9]++")
+_QUOTED_PAIR: Final = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """What a result speaks of (RFC 8601 §2.3): `smtp.mailfrom=a@example.net`; the value may be any text of a peer's."""
+
+    ptype: str
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class MethodResult:
+    """One result (RFC 8601 §2.2 resinfo).
+
+    Attributes:
+        method: its IANA keyword: `spf`, `dkim`, `dmarc`, `iprev`.
+        result: its result word.
+        reason: why, in one token or a few words.
+        properties: in the order in which they are to stand.
+        comment: for human readers only.
+    """
+
+    method: str
+    result: str
+    reason: str | None
+    properties: tuple[Property, ...]
+    comment: str | None = None
+
+
+def write_authentication_results(authserv_id: str, results: Sequence[MethodResult]) -> NewField:
+    """The field that says these results, one on a line; `none` where there are none (RFC 8601 §2.2).
+
+    Raises:
+        ValueError: a method, result or property name that is no keyword: a mistake of ours, never of a peer's.
+    """
+    if not results:
+        return fold_field(FIELD_NAME, (quote_value(authserv_id) + ";", "none"))
+    last = len(results) - 1
+    lines = [_result_pieces(result, end="" if at == last else ";") for at, result in enumerate(results)]
+    return fold_field(FIELD_NAME, (quote_value(authserv_id) + ";",), *lines)
+
+
+def forged_positions(message: Message, authserv_ids: Collection[str]) -> frozenset[int]:
+    """Where in `message.fields` an Authentication-Results field claims to be ours (RFC 8601 §5), or may to some reader.
+
+    A field whose authserv-id is missing or cannot be read in exactly one way counts as a claim.
+    """
+    positions = message.positions(b"authentication-results")
+    if not positions:
+        return frozenset()
+    ours = {_canonical_id(authserv_id) for authserv_id in authserv_ids}
+    forged: list[int] = []
+    for position in positions:
+        claimed = _claimed_id(message.unfolded(message.fields[position]))
+        if claimed is None or claimed in ours:
+            forged.append(position)
+    return frozenset(forged)
+
+
+def _result_pieces(result: MethodResult, *, end: str) -> list[str]:
+    pieces = [f"{_keyword(result.method)}={_keyword(result.result)}"]
+    if result.comment:
+        pieces.append(comment(result.comment))
+    if result.reason:
+        pieces.append(f"reason={quote_value(result.reason)}")
+    for item in result.properties:
+        pieces.append(f"{_keyword(item.ptype)}.{_keyword(item.name)}={quote_pvalue(item.value)}")
+    pieces[-1] += end
+    return pieces
+
+
+@lru_cache(maxsize=256)
+def _keyword(word: str) -> str:
+    if not _KEYWORD.fullmatch(word):
+        raise ValueError(f"not a keyword of Authentication-Results: {word!r}")
+    return word
+
+
+def _claimed_id(value: bytes) -> str | None:
+    """The authserv-id of a field in the form in which ids are compared; None where it is not beyond doubt."""
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    at = _skip_comments(text, 0)
+    named = _AUTHSERV_ID.match(text, at)
+    if not named:
+        return None
+    at = _skip_comments(text, named.end())
+    if version := _VERSION.match(text, at):
+        at = _skip_comments(text, version.end())
+    if text[at : at + 1] not in ("", ";"):
+        return None
+    written = named[2] if named[1] is None else _QUOTED_PAIR.sub(r"\1", named[1])
+    try:
+        return _canonical_id(written)
+    except ParseError:
+        return None
+
+
+def _canonical_id(authserv_id: str) -> str:
+    """A name in any spelling as one; an id that is no domain name stands for itself, without regard to case."""
+    try:
+        return parse_domain(authserv_id.strip())
+    except ParseError:
+        if not authserv_id.isascii() or not authserv_id.isprintable():
+            raise
+        return authserv_id.strip().lower()
+
+
+def _skip_comments(text: str, at: int) -> int:
+    """Past blanks and comments, nested to any depth, by counting; the end of the text where one is not closed."""
+    depth = 0
+    size = len(text)
+    while at < size:
+        if depth == 0:
+            at = _BLANKS.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing at the least
+            if text[at : at + 1] != "(":
+                return at
+            depth, at = 1, at + 1
+            continue
+        step = _COMMENT_STEP.match(text, at)
+        if step is None or step.end() == at:
+            return size
+        at = step.end()
+        if text[at - 1] == "\\" and at == size:
+            return size
+        match text[at - 1] if step[0][-2:-1] != "\\" else "":
+            case "(":
+                depth += 1
+            case ")":
+                depth -= 1
+            case _:
+                pass
+    return size
