@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from gateway.mail.address import parse_domain
+from gateway.mail.comments import skip_comments
 from gateway.mail.edits import NewField
 from gateway.mail.errors import ParseError
 from gateway.mail.headers import comment, fold_field, quote_pvalue, quote_value
@@ -19,8 +20,6 @@ from gateway.mail.message import Message
 FIELD_NAME: Final = "Authentication-Results"
 
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
-_BLANKS: Final = re.compile(r"[ \t]*")
-_COMMENT_STEP: Final = re.compile(r"[^()\\]*+(?:\\.|[()])?")
 _AUTHSERV_ID: Final = re.compile(
     r'"((?:[^"\\]|\\.)*+)"|([^\x00-\x20\x7f()<>@,;:\\"/\[\]?=]++)'
 )  # RFC 2045 §5.1 value
@@ -92,8 +91,10 @@ def _result_pieces(result: MethodResult, *, end: str) -> list[str]:
         pieces.append(comment(result.comment))
     if result.reason:
         pieces.append(f"reason={quote_value(result.reason)}")
-    for item in result.properties:
-        pieces.append(f"{_keyword(item.ptype)}.{_keyword(item.name)}={quote_pvalue(item.value)}")
+    pieces += [
+        f"{_keyword(item.ptype)}.{_keyword(item.name)}={quote_pvalue(item.value)}"
+        for item in result.properties
+    ]
     pieces[-1] += end
     return pieces
 
@@ -109,21 +110,16 @@ def _claimed_id(value: bytes) -> str | None:
     """The authserv-id of a field in the form in which ids are compared; None where it is not beyond doubt."""
     try:
         text = value.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    at = _skip_comments(text, 0)
-    named = _AUTHSERV_ID.match(text, at)
-    if not named:
-        return None
-    at = _skip_comments(text, named.end())
-    if version := _VERSION.match(text, at):
-        at = _skip_comments(text, version.end())
-    if text[at : at + 1] not in ("", ";"):
-        return None
-    written = named[2] if named[1] is None else _QUOTED_PAIR.sub(r"\1", named[1])
-    try:
-        return _canonical_id(written)
-    except ParseError:
+        named = _AUTHSERV_ID.match(text, skip_comments(text, 0))
+        if not named:
+            return None
+        at = skip_comments(text, named.end())
+        if version := _VERSION.match(text, at):
+            at = skip_comments(text, version.end())
+        if text[at : at + 1] not in {"", ";"}:
+            return None
+        return _canonical_id(named[2] if named[1] is None else _QUOTED_PAIR.sub(r"\1", named[1]))
+    except (UnicodeDecodeError, ParseError):
         return None
 
 
@@ -135,30 +131,3 @@ def _canonical_id(authserv_id: str) -> str:
         if not authserv_id.isascii() or not authserv_id.isprintable():
             raise
         return authserv_id.strip().lower()
-
-
-def _skip_comments(text: str, at: int) -> int:
-    """Past blanks and comments, nested to any depth, by counting; the end of the text where one is not closed."""
-    depth = 0
-    size = len(text)
-    while at < size:
-        if depth == 0:
-            at = _BLANKS.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing at the least
-            if text[at : at + 1] != "(":
-                return at
-            depth, at = 1, at + 1
-            continue
-        step = _COMMENT_STEP.match(text, at)
-        if step is None or step.end() == at:
-            return size
-        at = step.end()
-        if text[at - 1] == "\\" and at == size:
-            return size
-        match text[at - 1] if step[0][-2:-1] != "\\" else "":
-            case "(":
-                depth += 1
-            case ")":
-                depth -= 1
-            case _:
-                pass
-    return size

@@ -27,8 +27,11 @@ _END_OF_FIELD: Final = re.compile(rb"\r\n(?![ \t])")
 _FIELD_NAME: Final = re.compile(
     rb"([!-9;-~]+)[ \t]*:"
 )  # RFC 5322 §2.2; space before the colon: §4.5, obsolete but read
-_LONG_LINE: Final = re.compile(rb"[^\n]{%d}" % (MAX_LINE_BYTES + 2))
-_BARE_LINE_END: Final = re.compile(rb"\r\n|\r|\n")
+# A CR is one of the bytes that are no LF. Anchored at a line's start, because a search from every byte is quadratic.
+_LONG_FIRST_LINE: Final = re.compile(rb"[^\n]{%d}" % (MAX_LINE_BYTES + 2))
+_LONG_LINE: Final = re.compile(rb"\n[^\n]{%d}" % (MAX_LINE_BYTES + 2))
+_ANY_LINE_END: Final = re.compile(rb"\r\n?|\n")
+_SCAN_BYTES: Final = 1024 * 1024
 
 
 class Defect(StrEnum):
@@ -144,7 +147,7 @@ class Message:
             found.add(Defect.NUL)
         if has_bare_line_end(raw):
             found.add(Defect.BARE_LINE_END)
-        if _LONG_LINE.search(raw):
+        if _LONG_FIRST_LINE.match(raw) or _LONG_LINE.search(raw):
             found.add(Defect.LONG_LINE)
         return frozenset(found)
 
@@ -152,9 +155,21 @@ class Message:
 def has_bare_line_end(raw: Buffer) -> bool:
     """Whether a CR or an LF stands alone anywhere (RFC 5321 §2.3.8 forbids both)."""
     if isinstance(raw, bytes):
-        pairs = raw.count(b"\r\n")
-        return raw.count(b"\r") != pairs or raw.count(b"\n") != pairs
-    return any(match.group() != b"\r\n" for match in _BARE_LINE_END.finditer(raw))
+        return _counts_differ(raw)
+    start, size = 0, len(raw)
+    while start < size:  # a map cannot count: in large pieces, none of which ends within a CRLF
+        end = min(start + _SCAN_BYTES, size)
+        if raw[end - 1 : end + 1] == b"\r\n":
+            end += 1
+        if _counts_differ(raw[start:end]):
+            return True
+        start = end
+    return False
+
+
+def _counts_differ(raw: bytes) -> bool:
+    pairs = raw.count(b"\r\n")
+    return raw.count(b"\r") != pairs or raw.count(b"\n") != pairs
 
 
 def _find_body(raw: Buffer) -> tuple[int, int]:

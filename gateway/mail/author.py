@@ -1,0 +1,278 @@
+"""Who a message says it is from (RFC 5322 §3.6.2): the one address that its reader will see and DMARC must vouch for.
+
+An attacker wants the gateway to find one author and the reader's program another. So this reader takes what the
+standard allows and every mail program reads alike, and calls all else unclear; an unclear author never passes.
+Sender and Resent-From are ignored: a reader is shown From.
+"""
+
+import contextlib
+import itertools
+import re
+import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from gateway.mail.address import Mailbox, parse_domain, parse_mailbox
+from gateway.mail.comments import end_of_comment
+from gateway.mail.encoded_words import decode_words
+from gateway.mail.errors import ParseError
+from gateway.mail.message import AMBIGUOUS, Message
+
+MAX_VALUE_BYTES: Final = 16 * 1024
+"""No author needs more; what is longer is unclear."""
+
+MAX_DOMAINS_SEEN: Final = 5
+
+
+class AuthorFault(StrEnum):
+    """Why a message has no author that can be relied on."""
+
+    NO_FROM = "no-from"  # no From field at all
+    SEVERAL_FROM = "several-from"  # readers differ in which one they show
+    NO_AUTHOR = "no-author"  # an empty field, an empty group, or `<>`
+    SEVERAL_AUTHORS = "several-authors"  # allowed by RFC 5322, but nobody can vouch for all of them
+    UNCLEAR = "unclear"  # it cannot be read in exactly one way
+    DOMAIN_INVALID = "domain-invalid"  # an address, but not at a name that the DNS could know
+    AMBIGUOUS_MESSAGE = "ambiguous-message"  # readers may differ in what the header section is
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """The one author.
+
+    Attributes:
+        mailbox: its address; the domain is a DNS name, never an address literal.
+        display_name: the name before it, encoded-words decoded (RFC 2047); None where there is none. Only for show.
+        position: the place of the From field in `Message.fields`.
+    """
+
+    mailbox: Mailbox
+    display_name: str | None
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoAuthor:
+    """Why there is none. `domains`: those that the From fields seem to name, a few at most; only for the log."""
+
+    fault: AuthorFault
+    domains: tuple[str, ...]
+
+
+def find_author(message: Message) -> Author | NoAuthor:
+    """Find the one author of a message, or say why it has none. Reads the whole message once, for its defects."""
+    positions = message.positions(b"from")
+    if message.defects & AMBIGUOUS:
+        return NoAuthor(AuthorFault.AMBIGUOUS_MESSAGE, _domains_seen(message, positions))
+    if len(positions) != 1:
+        fault = AuthorFault.SEVERAL_FROM if positions else AuthorFault.NO_FROM
+        return NoAuthor(fault, _domains_seen(message, positions))
+    try:
+        mailbox, display_name = _parse_from(message.value(message.fields[positions[0]]))
+    except _FaultyFromError as error:
+        return NoAuthor(error.fault, _domains_seen(message, positions))
+    return Author(mailbox, display_name, positions[0])
+
+
+class _FaultyFromError(ParseError):
+    def __init__(self, fault: AuthorFault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+class _UnclearError(_FaultyFromError):
+    def __init__(self, message: str) -> None:
+        super().__init__(AuthorFault.UNCLEAR, message)
+
+
+_Token = tuple[str, str]  # its kind, which is the name of a group of _TOKEN or "comment", and its text
+
+_TOKEN: Final = re.compile(
+    r"(?P<blank>[ \t]+)"
+    r"|(?P<word>[^\x00-\x20\x7f-\xa0\"(),:;<>@\[\\\]\u2028\u2029]+)"  # atoms, their dots, and non-ASCII (RFC 6532)
+    r'|(?P<quoted>"(?:[^"\\\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]|\\[\t\x20-\x7e])*+")'
+    r"|(?P<literal>\[[^\[\]\\\x00-\x20\x7f]*+\])"
+    r"|(?P<mark>[<>@,:;])",
+)
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_BLANK_LINE: Final = re.compile(rb"\r\n[ \t]*(?:\r\n|\Z)")
+_QUOTED_PAIR: Final = re.compile(r"\\(.)")
+_BLANKS: Final = re.compile(r"[ \t]+")
+_ADDRESS_TRAP: Final = re.compile(r"[@<>]")
+_LOCAL_TRAP: Final = re.compile(r"[@<>,;:()\[\]\"\\\s]|=\?")
+_DOMAIN_SEEN: Final = re.compile(r"@([^\x00-\x20\x7f\"(),:;<>@\[\\\]]{1,253})")
+
+
+def _parse_from(value: bytes) -> tuple[Mailbox, str | None]:
+    """The one mailbox of a From field's value, folding and all, and its display name."""
+    members = _split_members(_tokenize(_to_text(value)))
+    mailboxes = [_read_member(member) for member in members]
+    if not mailboxes:
+        raise _FaultyFromError(AuthorFault.NO_AUTHOR, "no address")
+    if len(mailboxes) > 1:
+        raise _FaultyFromError(AuthorFault.SEVERAL_AUTHORS, "several addresses")
+    return mailboxes[0]
+
+
+def _to_text(value: bytes) -> str:
+    if len(value) > MAX_VALUE_BYTES:
+        raise _UnclearError("longer than any author")
+    if b"\r\n" in value:
+        # The first line may hold the name alone; a later line of blanks ends the header section for some readers.
+        if _BLANK_LINE.search(value):
+            raise _UnclearError("a line of blanks")
+        value = value.replace(b"\r\n", b"")
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _UnclearError("bytes that are not UTF-8") from None
+
+
+def _tokenize(text: str) -> list[_Token]:
+    tokens: list[_Token] = []
+    at, size = 0, len(text)
+    match_token = _TOKEN.match
+    while at < size:
+        token = match_token(text, at)
+        if token:
+            tokens.append((token.lastgroup or "", token[0]))
+            at = token.end()
+            continue
+        if text[at] != "(":
+            raise _UnclearError("a character that cannot stand there")
+        try:
+            end = end_of_comment(text, at)
+        except ParseError:
+            raise _UnclearError("a comment that is never closed") from None
+        comment = text[at:end]
+        if _ADDRESS_TRAP.search(comment) or _UNPRINTABLE.search(decode_words(comment)):
+            raise _UnclearError("a comment that a simpler reader may take for an address")
+        tokens.append(("comment", comment))
+        at = end
+    return tokens
+
+
+def _split_members(tokens: list[_Token]) -> list[list[_Token]]:
+    """The tokens of each address, commas and groups (RFC 5322 §3.4, RFC 6854) taken away."""
+    members: list[list[_Token]] = []
+    current: list[_Token] = []
+    in_group = group_ended = False
+    for token in tokens:
+        match token:
+            case ("mark", ","):
+                if not group_ended:
+                    members.append(_strip(current))
+                elif _strip(current):
+                    raise _UnclearError("words after a group")
+                current, group_ended = [], False
+            case ("mark", ":"):
+                if in_group or group_ended or not _is_phrase(_strip(current)):
+                    raise _UnclearError("a colon that begins no group")
+                current, in_group = [], True
+            case ("mark", ";"):
+                if not in_group:
+                    raise _UnclearError("a semicolon that ends no group")
+                if member := _strip(current):
+                    members.append(member)
+                current, in_group, group_ended = [], False, True
+            case _:
+                current.append(token)
+    last = _strip(current)
+    if in_group or (group_ended and last):
+        raise _UnclearError("a group that is never closed, or words after it")
+    if last or (members and not group_ended):
+        members.append(last)
+    # Deviation: the empty members that RFC 5322 §4.4 asks to accept are refused: readers take different ones.
+    if not all(members):
+        raise _UnclearError("a comma without an address")
+    return members
+
+
+def _strip(tokens: list[_Token]) -> list[_Token]:
+    """Without the blanks and comments at both ends."""
+    first, end = 0, len(tokens)
+    while first < end and tokens[first][0] in {"blank", "comment"}:
+        first += 1
+    while end > first and tokens[end - 1][0] in {"blank", "comment"}:
+        end -= 1
+    return tokens[first:end]
+
+
+def _is_phrase(tokens: list[_Token]) -> bool:
+    return bool(tokens) and all(kind in {"word", "quoted", "blank", "comment"} for kind, _ in tokens)
+
+
+def _read_member(tokens: list[_Token]) -> tuple[Mailbox, str | None]:
+    """One mailbox: `a@x.example`, or `<a@x.example>` with or without a phrase before it."""
+    opening = ("mark", "<")
+    if opening not in tokens:
+        return _read_address(tokens), None
+    at = tokens.index(opening)
+    phrase = _strip(tokens[:at])
+    if phrase and not _is_phrase(phrase):
+        raise _UnclearError("a second address, or half of one, before the angle brackets")
+    if tokens[-1] != ("mark", ">"):
+        raise _UnclearError("angle brackets that are not closed, or words after them")
+    inside = tokens[at + 1 : -1]
+    if not inside:
+        raise _FaultyFromError(AuthorFault.NO_AUTHOR, "empty angle brackets")
+    if inside[0][0] == "blank":
+        inside = inside[1:]
+    if inside and inside[-1][0] == "blank":
+        inside = inside[:-1]
+    return _read_address(inside), _read_phrase(phrase)
+
+
+def _read_address(tokens: list[_Token]) -> Mailbox:
+    """Exactly local part, `@`, domain: blanks and comments within (RFC 5322 §4.4) and source routes mislead readers."""
+    match tokens:
+        case [("word" | "quoted", local), ("mark", "@"), ("word" | "literal", domain)]:
+            pass
+        case _:
+            raise _UnclearError("not one address")
+    bare = _QUOTED_PAIR.sub(r"\1", local[1:-1]) if local.startswith('"') else local
+    # What a reader makes of it that splits at the first @, undoes compatibility forms, or decodes encoded-words in it.
+    if not bare or _LOCAL_TRAP.search(bare if bare.isascii() else unicodedata.normalize("NFKC", bare)):
+        raise _UnclearError("a local part that another reader may take apart")
+    text = f"{local}@{domain}"
+    try:
+        parse_domain(domain)
+    except ParseError:
+        raise _FaultyFromError(AuthorFault.DOMAIN_INVALID, "not a DNS name") from None
+    try:
+        return parse_mailbox(text)
+    except ParseError:
+        raise _UnclearError("an address that SMTP could not carry") from None
+
+
+def _read_phrase(tokens: list[_Token]) -> str | None:
+    """The display name (RFC 5322 §3.4), decoded."""
+    if not tokens:
+        return None
+    words: list[str] = []
+    for kind, text in tokens:
+        match kind:
+            case "quoted":
+                if "\\" in text and _ADDRESS_TRAP.search(text):
+                    raise _UnclearError("a quoted name that ends early for readers without escapes")
+                words.append(_QUOTED_PAIR.sub(r"\1", text[1:-1]))
+            case "word":
+                words.append(text)
+            case _:
+                words.append(" ")
+    name = decode_words("".join(words))
+    if _UNPRINTABLE.search(name):
+        raise _UnclearError("a name that hides control characters")
+    return _BLANKS.sub(" ", name).strip() or None
+
+
+def _domains_seen(message: Message, positions: tuple[int, ...]) -> tuple[str, ...]:
+    """What looks like a domain in the From fields, without any claim to be right."""
+    seen: dict[str, None] = {}
+    for position in positions[:MAX_DOMAINS_SEEN]:
+        text = message.value(message.fields[position])[:MAX_VALUE_BYTES].decode("utf-8", "replace")
+        for found in itertools.islice(_DOMAIN_SEEN.finditer(text), MAX_DOMAINS_SEEN):
+            with contextlib.suppress(ParseError):
+                seen[parse_domain(found[1])] = None
+    return tuple(seen)[:MAX_DOMAINS_SEEN]

@@ -1,0 +1,85 @@
+"""The Received trace field (RFC 5321 §4.4): who gave us the message, how, and when. Loops and delays are found by it."""
+
+import re
+from datetime import datetime
+from ipaddress import IPv6Address
+from typing import Final
+
+from gateway.mail.address import parse_domain_or_literal
+from gateway.mail.edits import NewField
+from gateway.mail.envelope import Envelope, IpAddress, Session
+from gateway.mail.errors import ParseError
+from gateway.mail.headers import comment, fold_field
+
+MAX_ID_CHARACTERS: Final = 64
+
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_NOT_ATOM: Final = re.compile(r"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]")
+
+
+def write_received(envelope: Envelope, *, by: str, now: datetime, for_recipient: bool) -> NewField:
+    """The trace field for this transaction.
+
+    Args:
+        envelope: a HELO name that is neither a domain nor an address literal goes into a comment, made harmless.
+        by: our own host name.
+        now: with its time zone.
+        for_recipient: name the recipient, if there is exactly one; more than one would be told of each other.
+
+    Raises:
+        ValueError: `now` has no time zone: a mistake of ours.
+    """
+    session = envelope.session
+    by_pieces = [
+        "by",
+        by,
+        "with",
+        _protocol(envelope),
+        "id",
+        _NOT_ATOM.sub("?", envelope.id[:MAX_ID_CHARACTERS]) or "?",
+    ]
+    if session.tls:
+        by_pieces.append(comment(f"using {session.tls.version} with cipher {session.tls.cipher}"))
+    if for_recipient and len(envelope.recipients) == 1:
+        mailbox = envelope.recipients[0].mailbox
+        recipient = "<Postmaster>" if mailbox is None else f"<{mailbox}>"
+        if envelope.smtputf8 or recipient.isascii():
+            by_pieces += ["for", recipient]
+    by_pieces[-1] += ";"
+    return fold_field("Received", _from_pieces(session), by_pieces, (_date(now),))
+
+
+def _from_pieces(session: Session) -> list[str]:
+    address = _literal(session.client_ip)
+    host = f"{session.client_name or 'unknown'} {address}"
+    helo = session.helo or ""
+    try:
+        read = parse_domain_or_literal(helo)
+    except ParseError:
+        return ["from", address, comment(f"{host} helo={helo}")]
+    return ["from", helo if helo.isascii() else read, comment(host)]
+
+
+def _literal(address: IpAddress) -> str:
+    return f"[IPv6:{address}]" if isinstance(address, IPv6Address) else f"[{address}]"
+
+
+def _protocol(envelope: Envelope) -> str:
+    """The `with` keyword (RFC 3848, RFC 6531 §4.3)."""
+    session = envelope.session
+    if not session.esmtp:
+        return "SMTP"
+    base = "UTF8SMTP" if envelope.smtputf8 else "ESMTP"
+    # RFC 3848: S before A, as in ESMTPSA.
+    return base + ("S" if session.tls else "") + ("A" if session.login is not None else "")
+
+
+def _date(now: datetime) -> str:
+    """RFC 5322 §3.3, in English whatever the locale."""
+    offset = now.utcoffset()
+    if offset is None:
+        raise ValueError("a date without a time zone")
+    minutes = int(offset.total_seconds()) // 60
+    zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}{abs(minutes) % 60:02}"
+    return f"{_DAYS[now.weekday()]}, {now.day} {_MONTHS[now.month - 1]} {now.year} {now:%H:%M:%S} {zone}"
