@@ -34,6 +34,7 @@ class Verdict:
 
     Attributes:
         disposition: what to do.
+        intended: what the rule asked for; differs from `disposition` only where the rule set is a monitor.
         rule: the id of the operator's rule that matched; `gateway.internal` where a bug or a limit decided.
         reply: what to tell the client; for ACCEPT and QUARANTINE None: the reply is downstream's own.
         edits: what to change in the message that is handed on; the same for every listener.
@@ -42,6 +43,7 @@ class Verdict:
 
     disposition: Disposition
     rule: str
+    intended: Disposition | None = None
     reply: Reply | None = None
     edits: Edits = NO_EDITS
     evidence: Evidence = field(default_factory=Evidence)

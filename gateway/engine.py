@@ -1,0 +1,244 @@
+"""The engine: evidence, then rules, then a verdict. Every listener asks this and nothing else.
+
+One message's checks share one budget of DNS queries and time, so that no message can cost more than the operator allows.
+A fault of ours never becomes a pass: it ends here, in one place, as 451 or, where the operator chose so, as an accepted
+message that is stamped `temperror`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from gateway.auth.dkim.verify import check_dkim
+from gateway.auth.dmarc.evaluate import check_dmarc
+from gateway.auth.iprev import check_iprev
+from gateway.auth.results import Evidence
+from gateway.auth.sender_domain import check_sender_domain
+from gateway.auth.spf import check_helo, check_mail_from
+from gateway.dns.budget import BudgetedResolver
+from gateway.dns.resolver import Resolver
+from gateway.mail.authentication_results import forged_positions
+from gateway.mail.author import Author, NoAuthor, find_author
+from gateway.mail.edits import Edits, NewField
+from gateway.mail.envelope import Envelope
+from gateway.mail.headers import fold_field
+from gateway.mail.message import Message
+from gateway.mail.reply import Reply
+from gateway.policy.facts import Case, dkim_summary
+from gateway.policy.rules import Mode, Rule, RuleSet
+from gateway.stamp import stamp, stamp_failure
+from gateway.verdict import Disposition, Stage, Verdict
+
+QUARANTINE_FIELD: Final = "X-Gateway-Quarantine"
+"""Put on a quarantined message: the rule's id and ours. Taken off every message that comes in with one."""
+
+INTERNAL_RULE: Final = "gateway.internal"
+
+_log: Final = structlog.get_logger()
+
+
+class OnError(StrEnum):
+    """What becomes of a message that a bug of ours keeps from being judged."""
+
+    DEFER = "defer"  # 451: the sender tries again, and the log has the traceback
+    ACCEPT = "accept"  # handed on, stamped `temperror`: mail flows, unchecked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What an operator may set about judging.
+
+    Attributes:
+        max_queries: DNS questions that one message may ask.
+        message_timeout_s: seconds that all of one message's checks may take together.
+        max_signatures: DKIM signatures evaluated in one message.
+        on_error: what to do with a message that a bug keeps from being judged.
+    """
+
+    max_queries: int = 60
+    message_timeout_s: float = 20.0
+    max_signatures: int = 8
+    on_error: OnError = OnError.DEFER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One message and what became of it: what logs, metrics and traces are made from."""
+
+    envelope: Envelope
+    message: Message
+    author: Author | NoAuthor | None
+    verdict: Verdict
+    seconds: float
+
+
+class Engine:
+    """Judges messages. One per process; it holds no state of any message.
+
+    Args:
+        resolver: where every check's DNS answers come from.
+        rules: the operator's rules; may be replaced at any time (`rules` is read once per message).
+        authserv_id: our name in Authentication-Results (RFC 8601 §2.5).
+        options: limits, and what to do on a bug.
+        observe: told of every judged message; must not raise.
+        clock: seconds since the epoch, for signatures' `t=` and `x=`.
+    """
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        rules: RuleSet,
+        *,
+        authserv_id: str,
+        options: EngineOptions | None = None,
+        observe: Callable[[Judged], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.rules = rules
+        self._resolver = resolver
+        self._authserv_id = authserv_id
+        self._options = options or EngineOptions()
+        self._observe = observe
+        self._clock = clock
+
+    async def screen(self, stage: Stage, envelope: Envelope) -> Verdict | None:
+        """Try the rules of an early stage; None where none refuses. An early accept only ends the early rules."""
+        rules = self.rules
+        if not rules.asks(stage):
+            return None
+        try:
+            evidence = await self._connection_evidence(envelope, self._budget())
+            case = Case(envelope=envelope, evidence=evidence)
+            rule = rules.decide(stage, case)
+        except Exception:
+            _log.exception("engine.failed", id=envelope.id, stage=stage)
+            return None
+        if rule is None or rule.reply is None or rules.mode is Mode.MONITOR:
+            return None
+        return Verdict(
+            disposition=rule.disposition,
+            rule=rule.id,
+            reply=_fill_reply(rule, case),
+            evidence=evidence,
+        )
+
+    async def judge(self, envelope: Envelope, message: Message) -> Verdict:
+        """Judge a whole message. Never raises for anything that is in it."""
+        started = time.perf_counter()
+        author: Author | NoAuthor | None = None
+        try:
+            author = find_author(message)
+            verdict = await self._judge(envelope, message, author)
+        except Exception:
+            _log.exception("engine.failed", id=envelope.id, stage=Stage.MESSAGE)
+            verdict = self._failed(envelope, message)
+        if self._observe is not None:
+            seconds = time.perf_counter() - started
+            self._observe(
+                Judged(envelope=envelope, message=message, author=author, verdict=verdict, seconds=seconds)
+            )
+        return verdict
+
+    def _budget(self) -> BudgetedResolver:
+        options = self._options
+        deadline = time.monotonic() + options.message_timeout_s
+        return BudgetedResolver(self._resolver, max_queries=options.max_queries, deadline=deadline)
+
+    async def _judge(self, envelope: Envelope, message: Message, author: Author | NoAuthor) -> Verdict:
+        rules = self.rules
+        evidence = await self._evidence(envelope, message, author)
+        case = Case(envelope=envelope, evidence=evidence, message=message, author=author)
+        rule = rules.decide(Stage.MESSAGE, case)
+        if rule is None:
+            raise AssertionError("a rule set's last rule takes every message")
+        applied = Disposition.ACCEPT if rules.mode is Mode.MONITOR else rule.disposition
+        marks = [stamp(self._authserv_id, envelope, evidence)]
+        if applied is Disposition.QUARANTINE:
+            marks.append(_quarantine_mark(rule, envelope))
+        return Verdict(
+            disposition=applied,
+            intended=rule.disposition,
+            rule=rule.id,
+            reply=_fill_reply(rule, case) if applied in {Disposition.DEFER, Disposition.REJECT} else None,
+            edits=self._edits(message, marks),
+            evidence=evidence,
+        )
+
+    async def _evidence(self, envelope: Envelope, message: Message, author: Author | NoAuthor) -> Evidence:
+        """Everything the checks find. Our own users are not judged: their mail comes from where they are."""
+        if envelope.session.is_ours:
+            return Evidence()
+        resolver = self._budget()
+        connection = await self._connection_evidence(envelope, resolver)
+        dkim = await check_dkim(
+            message,
+            resolver,
+            now=self._clock(),
+            max_signatures=self._options.max_signatures,
+        )
+        dmarc = await check_dmarc(author, connection.spf, dkim, resolver)
+        return Evidence(
+            spf_helo=connection.spf_helo,
+            spf=connection.spf,
+            dkim=dkim,
+            dmarc=dmarc,
+            iprev=connection.iprev,
+            sender_domain=connection.sender_domain,
+        )
+
+    async def _connection_evidence(self, envelope: Envelope, resolver: Resolver) -> Evidence:
+        """What can be found out before the message: client, HELO, reverse path."""
+        session = envelope.session
+        if session.is_ours:
+            return Evidence()
+        receiver = self._authserv_id
+        return Evidence(
+            spf_helo=await check_helo(session.client_ip, session.helo, resolver, receiver=receiver),
+            spf=await check_mail_from(
+                session.client_ip, envelope.mail_from, session.helo, resolver, receiver=receiver
+            ),
+            iprev=await check_iprev(session.client_ip, resolver),
+            sender_domain=await check_sender_domain(envelope.mail_from, resolver),
+        )
+
+    def _edits(self, message: Message, marks: list[NewField]) -> Edits:
+        forged = forged_positions(message, (self._authserv_id,))
+        stale_marks = message.positions(QUARANTINE_FIELD.lower().encode())
+        return Edits(prepend=tuple(marks), remove=forged.union(stale_marks))
+
+    def _failed(self, envelope: Envelope, message: Message) -> Verdict:
+        if self._options.on_error is OnError.DEFER:
+            reply = Reply.of(451, "4.3.0", f"internal error, please try again later ({envelope.id})")
+            return Verdict(disposition=Disposition.DEFER, rule=INTERNAL_RULE, reply=reply)
+        mark = stamp_failure(self._authserv_id, INTERNAL_RULE)
+        return Verdict(disposition=Disposition.ACCEPT, rule=INTERNAL_RULE, edits=self._edits(message, [mark]))
+
+
+def _quarantine_mark(rule: Rule, envelope: Envelope) -> NewField:
+    return fold_field(QUARANTINE_FIELD, [f"rule={rule.id};", f"id={envelope.id}"])
+
+
+def _fill_reply(rule: Rule, case: Case) -> Reply:
+    template = rule.reply
+    if template is None:
+        raise AssertionError(f"rule {rule.id} refuses without a reply")
+    envelope, evidence = case.envelope, case.evidence
+    session = envelope.session
+    dmarc, spf = evidence.dmarc, evidence.spf
+    return template.fill(
+        {
+            "id": envelope.id,
+            "rule": rule.id,
+            "author_domain": (dmarc and dmarc.author_domain) or "the author's domain",
+            "mail_from_domain": envelope.mail_from.domain if envelope.mail_from else "the null sender",
+            "client_ip": str(session.client_ip),
+            "helo": (session.helo or "")[:64],
+            "spf": spf.status if spf else "none",
+            "dkim": dkim_summary(evidence),
+            "dmarc": dmarc.status if dmarc else "none",
+        }
+    )

@@ -1,0 +1,154 @@
+"""The operator's rules: the first that matches decides, and the last one always matches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from gateway.mail.reply import Reply
+from gateway.policy.facts import KEYS, Case, Fact, Matcher
+from gateway.verdict import Disposition, Stage
+
+PLACEHOLDERS: Final = (
+    "id",
+    "rule",
+    "author_domain",
+    "mail_from_domain",
+    "client_ip",
+    "helo",
+    "spf",
+    "dkim",
+    "dmarc",
+)
+"""What a rule's reply may name in braces."""
+
+
+class Mode(StrEnum):
+    """What a rule file is for."""
+
+    ENFORCE = "enforce"  # what the rules say is done
+    MONITOR = (
+        "monitor"  # everything is computed, stamped and counted; nothing is refused, deferred or set aside
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTemplate:
+    """A reply with placeholders; whatever is filled in, it stays one printable line (`Reply` sees to that)."""
+
+    code: int
+    enhanced: str
+    text: str
+
+    def fill(self, values: Mapping[str, str]) -> Reply:
+        """The reply for one message. `values` has an entry for each of `PLACEHOLDERS`."""
+        return Reply.of(self.code, self.enhanced, self.text.format_map(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One key's demand on a case."""
+
+    key: str
+    matches: Matcher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """Facts that a rule must, or must not, be the one to decide. Part of the rule file, run by `gateway policy check`."""
+
+    facts: Mapping[str, Fact]
+    decided_here: bool
+    place: str
+    """Where it stands: `policies/default.toml: rule "dmarc-reject", match[0]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        id: short and stable: it is in the reply, the log and the metrics.
+        why: the reason, for whoever reads the file or the trace.
+        stage: when in the dialog it is tried.
+        when: all of these must hold; none at all holds always.
+        unless: and not all of these; an empty one is not asked.
+        reply: for DEFER and REJECT.
+    """
+
+    id: str
+    why: str
+    stage: Stage
+    when: tuple[Condition, ...]
+    unless: tuple[Condition, ...]
+    disposition: Disposition
+    reply: ReplyTemplate | None
+    examples: tuple[Example, ...] = ()
+
+    def matches(self, facts: Mapping[str, Fact]) -> bool:
+        """Whether the rule takes a case with these facts."""
+        for condition in self.when:
+            if not condition.matches(facts[condition.key]):
+                return False
+        return not self.unless or not all(
+            condition.matches(facts[condition.key]) for condition in self.unless
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSet:
+    """A rule file, loaded and checked; for the message stage its last rule always matches.
+
+    Attributes:
+        name: the file's name or path, as the operator gave it.
+        rules: in the order in which they are tried.
+    """
+
+    name: str
+    mode: Mode
+    rules: tuple[Rule, ...]
+    _by_stage: Mapping[Stage, tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
+    _keys: Mapping[Stage, tuple[str, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_stage = {stage: tuple(rule for rule in self.rules if rule.stage is stage) for stage in Stage}
+        keys = {
+            stage: tuple(dict.fromkeys(c.key for rule in rules for c in (*rule.when, *rule.unless)))
+            for stage, rules in by_stage.items()
+        }
+        object.__setattr__(self, "_by_stage", by_stage)
+        object.__setattr__(self, "_keys", keys)
+
+    def asks(self, stage: Stage) -> bool:
+        """Whether any rule is tried at this stage, so that a listener need not ask in vain."""
+        return bool(self._by_stage[stage])
+
+    def keys(self, stage: Stage) -> tuple[str, ...]:
+        """What the rules of this stage ask about."""
+        return self._keys[stage]
+
+    def decide(self, stage: Stage, case: Case) -> Rule | None:
+        """The first rule that takes this case; None only before the message stage."""
+        return self.decide_facts(stage, {key: KEYS[key].find(case) for key in self._keys[stage]})
+
+    def decide_facts(self, stage: Stage, facts: Mapping[str, Fact]) -> Rule | None:
+        """The same for facts that were found already; every key of `keys(stage)` must be there."""
+        return next((rule for rule in self._by_stage[stage] if rule.matches(facts)), None)
+
+    def failed_examples(self) -> list[str]:
+        """Each example that does not hold, in words."""
+        failures: list[str] = []
+        for rule in self.rules:
+            for example in rule.examples:
+                facts = {key: KEYS[key].kind.absent for key in self._keys[rule.stage]} | dict(example.facts)
+                decided = self.decide_facts(rule.stage, facts)
+                if (decided is rule) == example.decided_here:
+                    continue
+                by = (
+                    f'rule "{decided.id}" decides it'
+                    if decided and decided is not rule
+                    else ("this rule decides it" if decided else "no rule decides it")
+                )
+                wanted = "is to be decided by this rule" if example.decided_here else "is not for this rule"
+                failures.append(f"{example.place}: {wanted}, but {by}")
+        return failures

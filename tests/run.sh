@@ -1,0 +1,58 @@
+#!/bin/sh
+# Installs what the tests need (Debian or Ubuntu), then runs all of them.
+#
+#   sh tests/run.sh                 everything: ruff, mypy, pytest with real servers
+#   sh tests/run.sh tests/smtp -x   these arguments go to pytest instead; linters are left out
+#   sh tests/run.sh --bench         the benches (minutes; figures go to the terminal)
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { printf '%s\n' "$*" >&2; }
+
+python=""
+for candidate in python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+[ -n "$python" ] || { say "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 1; }
+
+# command:package, and files for what has no command
+wanted="postfix:postfix smtp-sink:postfix knotd:knot keymgr:knot unbound:unbound kdig:knot-dnsutils swaks:swaks
+opendkim:opendkim opendkim-testmsg:opendkim-tools promtool:prometheus cc:gcc"
+missing=""
+PATH="$PATH:/usr/sbin:/sbin"
+for pair in $wanted; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+done
+[ -e /usr/include/libmilter/mfapi.h ] || missing="$missing libmilter-dev"
+"$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
+"$python" -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+    missing="$missing python3-dev"
+if [ -n "$missing" ]; then
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    say "Installing from Debian:$missing"
+    $sudo apt-get update -q || { say "apt-get update failed: is this Debian or Ubuntu, and is there a network?"; exit 1; }
+    # shellcheck disable=SC2086
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing ||
+        { say "apt-get could not install:$missing"; exit 1; }
+fi
+
+venv=.tests-venv
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+"$venv/bin/pip" install -q -e '.[dev,demo,milter]' ||
+    { say "pip could not install the project: see above. libmilter-dev and a C compiler are needed for pymilter."; exit 1; }
+
+if [ "${1:-}" = --bench ]; then
+    shift
+    exec "$venv/bin/python" -m pytest -m bench -s tests/bench "$@"
+fi
+if [ $# -gt 0 ]; then
+    exec "$venv/bin/python" -m pytest "$@"
+fi
+"$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
+"$venv/bin/mypy"
+exec "$venv/bin/python" -m pytest -m "not bench"
