@@ -69,8 +69,10 @@ class Problem(StrEnum):
     SPF_SEVERAL_RECORDS = "spf.several-records"
     SPF_TOO_MANY_LOOKUPS = "spf.too-many-lookups"
     SPF_TOO_MANY_VOID_LOOKUPS = "spf.too-many-void-lookups"
+    SPF_TOO_MANY_MX = "spf.too-many-mx"
     SPF_RECORD_TOO_LARGE = "spf.record-too-large"
     SPF_REDIRECT_WITHOUT_RECORD = "spf.redirect-without-record"
+    SPF_INCLUDE_WITHOUT_RECORD = "spf.include-without-record"
     SPF_DOMAIN_INVALID = "spf.domain-invalid"
     SPF_INTERNAL = "spf.internal"
 

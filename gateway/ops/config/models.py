@@ -25,6 +25,7 @@ from gateway.ops.config.values import (
     Seconds,
     SocketMode,
     UnixSocket,
+    Workers,
     wrong,
 )
 
@@ -92,7 +93,7 @@ class InboundSettings(Section):
         default=50 * MIB, description="Larger messages are refused; announced as SIZE."
     )
     max_recipients: Count = Field(
-        default=100, ge=100, description="Recipients of one message; RFC 5321 asks for at least 100."
+        default=100, description="Recipients of one message; RFC 5321 asks for at least 100."
     )
     max_errors: Count = Field(
         default=20, description="Faulty commands after which a session is ended with 421."
@@ -271,7 +272,7 @@ class Settings(Section):
         description="Our name in the SMTP greeting and in Received; default: authserv_id.",
         examples=["mx.example.net"],
     )
-    workers: Literal[1] = Field(default=1, description="Processes; this release runs in one.")
+    workers: Workers = Field(default=1, description="Processes; this release runs in one.")
     dns: DnsSettings = DnsSettings()
     inbound: InboundSettings | None = None
     milter: MilterSettings | None = None

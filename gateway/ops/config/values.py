@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import idna
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-IpNetwork = IPv4Network | IPv6Network
+from gateway.policy import SHIPPED
 
-SHIPPED_RULES: Final = ("default", "monitor", "strict")
-"""The rule files that come with the gateway, by name."""
+IpNetwork = IPv4Network | IPv6Network
 
 MAX_PORT: Final = 65_535
 MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path is 108 bytes with its NUL on Linux
@@ -220,13 +219,13 @@ def _parse_rules(given: object, info: ValidationInfo) -> str | Path:
     match given:
         case Path():
             return resolve_path(given, info)
-        case str() if given in SHIPPED_RULES:
+        case str() if given in SHIPPED:
             return given
         case str() if "/" in given or given.endswith(".toml"):
             return resolve_path(Path(given), info)
         case str():
-            meant = did_you_mean(given, SHIPPED_RULES)
-            shipped = ", ".join(f'"{name}"' for name in SHIPPED_RULES)
+            meant = did_you_mean(given, SHIPPED)
+            shipped = ", ".join(f'"{name}"' for name in SHIPPED)
             raise wrong(
                 "no rules of this name are shipped",
                 f'did you mean "{meant}"?'
@@ -238,6 +237,12 @@ def _parse_rules(given: object, info: ValidationInfo) -> str | Path:
                 "is not text",
                 'write a shipped name or a path in quotes: "default", "/etc/gateway/rules.toml"',
             )
+
+
+def _one_worker(given: object) -> int:
+    if given != 1 or isinstance(given, bool):
+        raise wrong("this release runs in one process", "write workers = 1, or leave it out")
+    return 1
 
 
 def _whole_list(given: object) -> object:
@@ -270,6 +275,7 @@ LocalDomains = Annotated[
     BeforeValidator(_whole_list),
     Field(max_length=100_000),
 ]
+Workers = Annotated[Literal[1], PlainValidator(_one_worker)]
 UnixSocket = Annotated[str, AfterValidator(_parse_socket)]
 FilePath = Annotated[Path, AfterValidator(resolve_path)]
 Rules = Annotated[str | Path, PlainValidator(_parse_rules)]

@@ -1,0 +1,103 @@
+"""Canonicalisation: what a signature forgives (RFC 6376 §3.4).
+
+`simple` forgives empty lines at the end of the body; `relaxed` also forgives what relays do to white space, folding and
+the case of field names. Every function here takes time in proportion to its input, whatever that is.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Final
+
+CRLF: Final = b"\r\n"
+
+_SPACES: Final = re.compile(rb"  +")
+_CRLFS_REVERSED: Final = re.compile(rb"(?:\n\r)*")
+_BLANKS_AT_ONCE: Final = 16 * 1024
+# The `b` tag is found from the start of the value or a semicolon, so that neither `bh=` nor a `b=` within another value
+# is taken for it.
+_B_TAG: Final = re.compile(rb"((?:\A|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
+
+
+class Canonicalization(StrEnum):
+    """One half of `c=`; the literals of the standard's ABNF have no case."""
+
+    SIMPLE = "simple"
+    RELAXED = "relaxed"
+
+
+def canonical_field(field: bytes, how: Canonicalization) -> bytes:
+    """Bring one whole header field into canonical form, final CRLF included (§3.4.1, §3.4.2).
+
+    Args:
+        field: the field as received: name, colon, value, CRLF (which may be absent where the message breaks off).
+        how: the first half of `c=`.
+    """
+    if how is Canonicalization.SIMPLE:
+        return field if field.endswith(CRLF) else field + CRLF
+    name, _, value = field.partition(b":")
+    return b"%b:%b\r\n" % (name.rstrip(b" \t").lower(), _reduce(value.replace(CRLF, b"")).strip(b" "))
+
+
+def without_signature(field: bytes) -> bytes:
+    """Empty the `b=` of a signature field, with the white space around its value: how it was when it was signed (§3.5)."""
+    name, colon, value = field.partition(b":")
+    return name + colon + _B_TAG.sub(rb"\1", value, count=1)
+
+
+def canonical_body(chunks: Iterable[bytes], how: Canonicalization) -> Iterator[bytes]:
+    """Bring a body into canonical form piece by piece (§3.4.3, §3.4.4), however it was cut into chunks.
+
+    Memory stays within a few chunks: of white space only as much is held back as the next chunk may still change, and of
+    empty lines only their number.
+    """
+    relaxed = how is Canonicalization.RELAXED
+    held = b""
+    blank_lines = 0
+    empty = True
+    for chunk in chunks:
+        text = held + chunk if held else chunk
+        if relaxed:
+            text = _reduce(text).replace(b" \r\n", CRLF)
+        held = _unfinished(text, relaxed=relaxed)
+        if held:
+            text = text[: -len(held)]
+        end = _end_of_content(text)
+        if end:
+            yield from _line_ends(blank_lines)
+            yield text[:end]
+            empty = False
+            blank_lines = 0
+        blank_lines += (len(text) - end) // 2
+    if held and held != b" ":  # a CR that ends the body; a space there ends its line, so it goes
+        yield from _line_ends(blank_lines)
+        yield held
+        empty = False
+    if not (empty and relaxed):
+        yield CRLF  # the one end that is left of all at the end; an empty body has one in simple only
+
+
+def _reduce(text: bytes) -> bytes:
+    """One space for each run of white space. No `[ \\t]+\\r\\n`: that is quadratic on a long run without a line end."""
+    text = text.replace(b"\t", b" ")
+    return _SPACES.sub(b" ", text) if b"  " in text else text
+
+
+def _unfinished(text: bytes, *, relaxed: bool) -> bytes:
+    """The end of `text` whose meaning depends on what follows: half a CRLF, a space that may prove to end its line."""
+    if text.endswith(b"\r"):
+        return b" \r" if relaxed and text.endswith(b" \r") else b"\r"
+    return b" " if relaxed and text.endswith(b" ") else b""
+
+
+def _end_of_content(text: bytes) -> int:
+    """Where the CRLFs at the end of `text` begin; a bare CR or LF among them is content."""
+    tail = text[len(text.rstrip(CRLF)) :]
+    line_ends = _CRLFS_REVERSED.match(tail[::-1])
+    return len(text) - (line_ends.end() if line_ends else 0)
+
+
+def _line_ends(count: int) -> Iterator[bytes]:
+    while count > 0:
+        yield CRLF * min(count, _BLANKS_AT_ONCE)
+        count -= _BLANKS_AT_ONCE

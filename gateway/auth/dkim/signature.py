@@ -1,0 +1,211 @@
+"""What a DKIM-Signature field says (RFC 6376 §3.5, RFC 8301, RFC 8463, RFC 8616 §4)."""
+
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from gateway.auth.dkim.canonical import Canonicalization
+from gateway.auth.dkim.tags import DkimError, parse_tags, split_words, without_white_space
+from gateway.auth.results import Problem
+from gateway.mail.address import parse_domain
+from gateway.mail.errors import ParseError
+
+CLOCK_SKEW_S: Final = 300
+"""By how much a signer's clock may be ahead of ours before `t=` counts as lying in the future."""
+
+MAX_AUID_LENGTH: Final = 512
+"""Longer than any address (RFC 5321 §4.5.3.1) with every byte of its local part in quoted-printable."""
+
+_SHA256_BYTES: Final = 32
+_FIELD_NAME: Final = re.compile(rb"[!-9;-~]+")
+_DIGITS: Final = {
+    "t": re.compile(r"[0-9]{1,12}"),
+    "x": re.compile(r"[0-9]{1,12}"),
+    "l": re.compile(r"[0-9]{1,76}"),
+}
+
+
+class Algorithm(StrEnum):
+    """`a=`."""
+
+    RSA_SHA256 = "rsa-sha256"
+    ED25519_SHA256 = "ed25519-sha256"  # RFC 8463
+    RSA_SHA1 = "rsa-sha1"  # known only to be refused by its name: RFC 8301 §3.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """A signature field of good form; an ARC-Message-Signature (RFC 8617 §4.1.2) says the same things.
+
+    Attributes:
+        signature: `b=`, decoded.
+        signature_text: `b=` as written, without white space.
+        body_hash: `bh=`, decoded.
+        domain: `d=` in A-labels, lower case.
+        auid: `i=` with its domain in A-labels, white space removed, its local part still in quoted-printable.
+        signed_fields: the names in `h=` in lower case, in the order in which they are hashed.
+        body_length: `l=`; None where absent, which is not 0.
+        timestamp: `t=`, likewise seconds since 1970, as is `expiration`, `x=`.
+    """
+
+    algorithm: Algorithm
+    signature: bytes
+    signature_text: str
+    body_hash: bytes
+    header_canonicalization: Canonicalization
+    body_canonicalization: Canonicalization
+    domain: str
+    selector: str
+    auid: str
+    signed_fields: tuple[bytes, ...]
+    body_length: int | None = None
+    timestamp: int | None = None
+    expiration: int | None = None
+
+    @property
+    def key_name(self) -> str:
+        """Where the public key is published (RFC 6376 §3.6.2.1)."""
+        return f"{self.selector}._domainkey.{self.domain}"
+
+    def problem_at(self, now: float) -> Problem | None:
+        """Why this signature is not to be evaluated at `now` (seconds since 1970), if it is not."""
+        if b"from" not in self.signed_fields:
+            return Problem.DKIM_FROM_NOT_SIGNED  # RFC 6376 §6.1.1
+        if self.expiration is not None and now > self.expiration:
+            return Problem.DKIM_EXPIRED
+        if self.algorithm is Algorithm.RSA_SHA1:
+            return Problem.DKIM_SHA1  # RFC 8301 §3.1: MUST NOT be verified
+        if self.timestamp is not None and self.timestamp > now + CLOCK_SKEW_S:
+            return Problem.DKIM_FROM_THE_FUTURE
+        return None
+
+
+def parse_signature(value: bytes) -> Signature:
+    """Read the value of a DKIM-Signature field, as received.
+
+    Raises:
+        DkimError: it cannot be understood; its `problem` says in what.
+    """
+    return dkim_signature(parse_tags(value))
+
+
+def dkim_signature(tags: Mapping[str, str]) -> Signature:
+    """Make sense of the tags of a DKIM-Signature. Raises DkimError."""
+    if _required(tags, "v") != "1":  # a string, not a number: `01` is another version (RFC 6376 §3.5)
+        raise DkimError(Problem.DKIM_VERSION, "v= is not 1")
+    if "dns/txt" not in split_words(tags.get("q", "dns/txt").lower()):
+        raise DkimError(Problem.DKIM_QUERY_METHOD_UNKNOWN, "q= without dns/txt")
+    return message_signature(tags, auid=tags.get("i"))
+
+
+def message_signature(tags: Mapping[str, str], *, auid: str | None) -> Signature:
+    """Make sense of the tags that DKIM-Signature and ARC-Message-Signature share.
+
+    Args:
+        tags: all tags of the field; those with no meaning here are ignored.
+        auid: the `i=` of DKIM; None where there is none (in ARC `i=` is something else).
+
+    Raises:
+        DkimError: it cannot be understood.
+    """
+    algorithm = _algorithm(tags)
+    signature_text = without_white_space(_required(tags, "b"))
+    header, body = _canonicalization(tags.get("c", "simple/simple"))
+    domain = _domain(_required(tags, "d"))
+    body_hash = _base64(without_white_space(_required(tags, "bh")))
+    if len(body_hash) != _SHA256_BYTES and algorithm is not Algorithm.RSA_SHA1:
+        raise DkimError(Problem.DKIM_SYNTAX, "bh= is not a SHA-256 hash")
+    timestamp, expiration = _number(tags, "t"), _number(tags, "x")
+    if timestamp is not None and expiration is not None and expiration <= timestamp:
+        raise DkimError(Problem.DKIM_SYNTAX, "x= is not after t=")  # RFC 6376 §3.5
+    return Signature(
+        algorithm=algorithm,
+        signature=_base64(signature_text),
+        signature_text=signature_text,
+        body_hash=body_hash,
+        header_canonicalization=header,
+        body_canonicalization=body,
+        domain=domain,
+        selector=_domain(_required(tags, "s")),
+        auid=_auid(auid, domain),
+        signed_fields=_field_names(_required(tags, "h")),
+        body_length=_number(tags, "l"),
+        timestamp=timestamp,
+        expiration=expiration,
+    )
+
+
+def _required(tags: Mapping[str, str], name: str) -> str:
+    value = tags.get(name)
+    if value is None:
+        raise DkimError(Problem.DKIM_MISSING_TAG, f"no {name}=")
+    return value
+
+
+def _algorithm(tags: Mapping[str, str]) -> Algorithm:
+    try:
+        return Algorithm(_required(tags, "a").lower())
+    except ValueError as error:
+        if isinstance(error, DkimError):
+            raise
+        raise DkimError(Problem.DKIM_ALGORITHM_UNKNOWN, "a= names an algorithm that we do not know") from error
+
+
+def _canonicalization(value: str) -> tuple[Canonicalization, Canonicalization]:
+    header, slash, body = value.lower().partition("/")
+    try:
+        return Canonicalization(header), Canonicalization(body if slash else "simple")
+    except ValueError as error:
+        raise DkimError(Problem.DKIM_CANONICALIZATION_UNKNOWN, "c= names a form that we do not know") from error
+
+
+def _domain(text: str) -> str:
+    try:
+        return parse_domain(text)
+    except ParseError as error:
+        raise DkimError(Problem.DKIM_SYNTAX, f"not a domain name: {error}") from error
+
+
+def _auid(text: str | None, domain: str) -> str:
+    if text is None:
+        return "@" + domain
+    if len(text) > MAX_AUID_LENGTH:
+        raise DkimError(Problem.DKIM_SYNTAX, "i= is longer than an address can be")
+    local_part, at, host = without_white_space(text).rpartition("@")
+    if not at:
+        raise DkimError(Problem.DKIM_SYNTAX, "i= without @")
+    host = _domain(host)
+    if host != domain and not host.endswith("." + domain):
+        raise DkimError(Problem.DKIM_DOMAIN_MISMATCH, "i= is not within d=")
+    return f"{local_part}@{host}"
+
+
+def _base64(text: str) -> bytes:
+    try:
+        decoded = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        raise DkimError(Problem.DKIM_SYNTAX, "b= or bh= is not base64") from error
+    if not decoded:
+        raise DkimError(Problem.DKIM_SYNTAX, "b= or bh= is empty")
+    return decoded
+
+
+def _field_names(value: str) -> tuple[bytes, ...]:
+    if not value.isascii():
+        raise DkimError(Problem.DKIM_SYNTAX, "h= with something other than ASCII")
+    names = [name.strip(b" \t") for name in value.lower().encode().split(b":")]
+    if not all(map(_FIELD_NAME.fullmatch, names)):
+        raise DkimError(Problem.DKIM_SYNTAX, "h= with something that is not a field's name")
+    return tuple(names)
+
+
+def _number(tags: Mapping[str, str], name: str) -> int | None:
+    text = tags.get(name)
+    if text is None:
+        return None
+    if not _DIGITS[name].fullmatch(text):
+        raise DkimError(Problem.DKIM_SYNTAX, f"{name}= is not a number, or has too many digits")
+    return int(text)
