@@ -160,6 +160,8 @@ class _Reader:
         if not at_the_end or at_the_end[-1].when or at_the_end[-1].unless:
             remedy = 'the last rule must match everything: end the file with a rule that has no "when", such as accept'
             self.fault("rule", at_the_end[-1].id if at_the_end else None, remedy)
+        if self.faults:
+            return  # a condition that could not be read is not a rule without conditions
         for rule in at_the_end[:-1]:
             if not rule.when and not rule.unless:
                 self.fault(
