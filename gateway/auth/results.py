@@ -106,6 +106,7 @@ class Problem(StrEnum):
     DKIM_KEY_STRICT = "dkim.key-strict"
     DKIM_KEY_TESTING = "dkim.key-testing"
     DKIM_TOO_MANY = "dkim.too-many-signatures"
+    DKIM_HEADER_CUT = "dkim.header-cut"
 
     # DMARC (RFC 9989)
     DMARC_NO_AUTHOR = "dmarc.no-author"

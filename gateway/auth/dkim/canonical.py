@@ -78,7 +78,7 @@ def canonical_body(chunks: Iterable[bytes], how: Canonicalization) -> Iterator[b
 
 
 def _reduce(text: bytes) -> bytes:
-    """One space for each run of white space. No `[ \\t]+\\r\\n`: that is quadratic on a long run without a line end."""
+    """One space for each run of white space; a pattern that also looks for the line end is quadratic on long runs."""
     text = text.replace(b"\t", b" ")
     return _SPACES.sub(b" ", text) if b"  " in text else text
 

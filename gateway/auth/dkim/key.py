@@ -27,7 +27,9 @@ MAX_RECORD_BYTES: Final = 4096
 """An 8192-bit key is 1.5 KB of base64; more is refused unread, so that what the cache holds is bounded in bytes too."""
 
 _MAX_KEY_BYTES: Final = MAX_RSA_BITS // 8 + 64  # the modulus, a small exponent and the DER around them
-_MAX_RSA_EXPONENT: Final = 2**32  # an exponent as long as the modulus makes each verification a hundred times dearer
+_MAX_RSA_EXPONENT: Final = (
+    2**32
+)  # an exponent as long as the modulus makes each verification a hundred times dearer
 _ED25519_BYTES: Final = 32
 _ED25519_BITS: Final = 256
 _CACHED_KEYS: Final = 2048

@@ -138,6 +138,14 @@ def message_signature(tags: Mapping[str, str], *, auid: str | None) -> Signature
     )
 
 
+def claimed_domain(tags: Mapping[str, str], name: str) -> str | None:
+    """The `d=` or `s=` of a signature that is otherwise not understood, where that much can be read."""
+    try:
+        return _domain(tags[name])
+    except (KeyError, DkimError):
+        return None
+
+
 def _required(tags: Mapping[str, str], name: str) -> str:
     value = tags.get(name)
     if value is None:
@@ -151,7 +159,9 @@ def _algorithm(tags: Mapping[str, str]) -> Algorithm:
     except ValueError as error:
         if isinstance(error, DkimError):
             raise
-        raise DkimError(Problem.DKIM_ALGORITHM_UNKNOWN, "a= names an algorithm that we do not know") from error
+        raise DkimError(
+            Problem.DKIM_ALGORITHM_UNKNOWN, "a= names an algorithm that we do not know"
+        ) from error
 
 
 def _canonicalization(value: str) -> tuple[Canonicalization, Canonicalization]:
@@ -159,7 +169,9 @@ def _canonicalization(value: str) -> tuple[Canonicalization, Canonicalization]:
     try:
         return Canonicalization(header), Canonicalization(body if slash else "simple")
     except ValueError as error:
-        raise DkimError(Problem.DKIM_CANONICALIZATION_UNKNOWN, "c= names a form that we do not know") from error
+        raise DkimError(
+            Problem.DKIM_CANONICALIZATION_UNKNOWN, "c= names a form that we do not know"
+        ) from error
 
 
 def _domain(text: str) -> str:

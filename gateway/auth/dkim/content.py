@@ -1,0 +1,160 @@
+"""What a signature is computed over, and whether it is right (RFC 6376 §3.7, §6.1.3).
+
+Nothing here knows a signature field by its name, so that ARC (RFC 8617) verifies its own by the same code.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from gateway.auth.dkim.canonical import (
+    CRLF,
+    Canonicalization,
+    canonical_body,
+    canonical_field,
+    without_signature,
+)
+from gateway.auth.dkim.key import MIN_TRUSTED_RSA_BITS, KeyRecord
+from gateway.auth.dkim.signature import Algorithm, Signature
+from gateway.auth.results import Problem
+from gateway.mail.message import Message
+
+CHUNK_BYTES: Final = 128 * 1024
+"""How much of a body is looked at at once: fits in a processor's cache, and keeps memory flat for a mapped file."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyHashes:
+    """One body in one canonical form.
+
+    Attributes:
+        whole: the SHA-256 hash of all of it.
+        length: its size in bytes.
+        prefixes: the hashes of its first so many bytes, for each `l=` that is asked for and not longer than the body.
+    """
+
+    whole: bytes
+    length: int
+    prefixes: dict[int, bytes]
+
+
+class SignedContent:
+    """A message as its signatures see it; each part is canonicalised and hashed once, however many signatures cover it.
+
+    Args:
+        message: the message.
+        signatures: all that may be asked about.
+    """
+
+    def __init__(self, message: Message, signatures: Iterable[Signature]) -> None:
+        self._message = message
+        self._signatures = tuple(signatures)
+        self._fields: dict[Canonicalization, dict[int, bytes]] = {how: {} for how in Canonicalization}
+
+    def body(self, how: Canonicalization) -> BodyHashes:
+        """Hash the body in this form."""
+        return self._simple_body if how is Canonicalization.SIMPLE else self._relaxed_body
+
+    @cached_property
+    def _simple_body(self) -> BodyHashes:
+        return self._hash_body(Canonicalization.SIMPLE)
+
+    @cached_property
+    def _relaxed_body(self) -> BodyHashes:
+        return self._hash_body(Canonicalization.RELAXED)
+
+    def _hash_body(self, how: Canonicalization) -> BodyHashes:
+        lengths = {
+            signature.body_length
+            for signature in self._signatures
+            if signature.body_length is not None and signature.body_canonicalization is how
+        }
+        return hash_body(canonical_body(_body_chunks(self._message), how), lengths)
+
+    def header_digest(self, position: int, signature: Signature) -> bytes:
+        """Hash the header fields that a signature covers, then its own field (RFC 6376 §3.7).
+
+        Args:
+            position: the place of the signature's own field in `Message.fields`.
+            signature: what that field says.
+        """
+        message = self._message
+        how = signature.header_canonicalization
+        parts: list[bytes] = []
+        unused: dict[bytes, list[int]] = {}
+        for name in signature.signed_fields:
+            places = unused.get(name)
+            if places is None:
+                places = unused[name] = [place for place in message.positions(name) if place != position]
+            # From the bottom up; a name listed more often than it occurs signs that there is no further one (§5.4.2).
+            if places:
+                parts.append(self._field(places.pop(), how))
+        own = without_signature(message.field_bytes(message.fields[position]))
+        parts.append(canonical_field(own, how).removesuffix(CRLF))
+        return hashlib.sha256(b"".join(parts)).digest()
+
+    def _field(self, position: int, how: Canonicalization) -> bytes:
+        known = self._fields[how]
+        text = known.get(position)
+        if text is None:
+            message = self._message
+            text = known[position] = canonical_field(message.field_bytes(message.fields[position]), how)
+        return text
+
+
+def hash_body(pieces: Iterable[bytes], lengths: Iterable[int]) -> BodyHashes:
+    """Hash a canonical body in one pass, noting the hash at each of the `lengths` on the way."""
+    digest = hashlib.sha256()
+    prefixes: dict[int, bytes] = {}
+    ahead = sorted(lengths, reverse=True)
+    done = 0
+    for piece in pieces:
+        rest = piece
+        while ahead and ahead[-1] <= done + len(rest):
+            cut = ahead[-1] - done
+            digest.update(rest[:cut])
+            rest = rest[cut:]
+            done += cut
+            prefixes[ahead.pop()] = digest.digest()
+        digest.update(rest)
+        done += len(rest)
+    return BodyHashes(digest.digest(), done, prefixes)
+
+
+def verify_signature(
+    content: SignedContent,
+    position: int,
+    signature: Signature,
+    record: KeyRecord,
+) -> Problem | None:
+    """Verify one signature with its key; None where it is right and nothing speaks against it.
+
+    A signature that is right and yet not to be trusted is told from a wrong one: `dkim.short-key` and `dkim.body-length`
+    are only ever said of right ones.
+    """
+    problem = record.problem_with(signature)
+    if problem:
+        return problem
+    body = content.body(signature.body_canonicalization)
+    length = signature.body_length
+    if length is not None and length > body.length:
+        return (
+            Problem.DKIM_BODY_TOO_SHORT
+        )  # RFC 6376 §3.5, §6.1.1: it was cut on the way, or never was that long
+    if (body.whole if length is None else body.prefixes[length]) != signature.body_hash:
+        return Problem.DKIM_BODY_HASH
+    if not record.verifies(signature.signature, content.header_digest(position, signature)):
+        return Problem.DKIM_SIGNATURE
+    if signature.algorithm is Algorithm.RSA_SHA256 and record.bits < MIN_TRUSTED_RSA_BITS:
+        return Problem.DKIM_SHORT_KEY  # RFC 8301 §3.2
+    if length is not None and length < body.length:
+        return Problem.DKIM_BODY_LENGTH  # RFC 6376 §8.2: anything may have been added after the signed part
+    return None
+
+
+def _body_chunks(message: Message) -> Iterator[bytes]:
+    raw = message.raw
+    for start in range(message.body_start, len(raw), CHUNK_BYTES):
+        yield raw[start : start + CHUNK_BYTES]

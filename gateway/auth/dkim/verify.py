@@ -1,0 +1,214 @@
+"""The check: each signature of a message, its key fetched, its result and the reason (RFC 6376 §6, RFC 8601 §2.7.1)."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from gateway.auth.dkim.content import SignedContent, verify_signature
+from gateway.auth.dkim.key import KeyRecord, select_key
+from gateway.auth.dkim.signature import Signature, claimed_domain, dkim_signature
+from gateway.auth.dkim.tags import DkimError, parse_tags
+from gateway.auth.results import DkimResult, DkimStatus, Problem
+from gateway.auth.trouble import problem_of
+from gateway.dns.resolver import Answer, NotFound, RecordType, Resolver, Temporary
+from gateway.mail.message import Defect, Message
+
+MAX_SIGNATURES: Final = 8
+"""Honest mail has one to four: the author's, the sending service's, a list's, each perhaps in two algorithms."""
+
+MAX_UNEVALUATED_RESULTS: Final = 8
+"""Of the signatures past the limit so many are reported; a message can carry two thousand."""
+
+SIGNATURE_FIELD: Final = b"dkim-signature"
+
+_MIN_SIGNATURE_START: Final = 8  # RFC 6008 §3
+_MAX_SIGNATURE_START: Final = 64
+
+STATUS: Final[Mapping[Problem, DkimStatus]] = {
+    # Not understood: as if it were not there, but worth a line in the log.
+    Problem.DKIM_SYNTAX: DkimStatus.NEUTRAL,
+    Problem.DKIM_VERSION: DkimStatus.NEUTRAL,
+    Problem.DKIM_MISSING_TAG: DkimStatus.NEUTRAL,
+    Problem.DKIM_DUPLICATE_TAG: DkimStatus.NEUTRAL,
+    Problem.DKIM_ALGORITHM_UNKNOWN: DkimStatus.NEUTRAL,
+    Problem.DKIM_CANONICALIZATION_UNKNOWN: DkimStatus.NEUTRAL,
+    Problem.DKIM_QUERY_METHOD_UNKNOWN: DkimStatus.NEUTRAL,
+    Problem.DKIM_TOO_MANY: DkimStatus.NEUTRAL,
+    # RFC 6376 §3.6.1: mail of a domain that is testing must not be treated worse than mail without a signature.
+    Problem.DKIM_KEY_TESTING: DkimStatus.NEUTRAL,
+    # It can never verify, now or later (RFC 6376 §6.1.1, §6.1.2: PERMFAIL).
+    Problem.DKIM_DOMAIN_MISMATCH: DkimStatus.PERMERROR,
+    Problem.DKIM_FROM_NOT_SIGNED: DkimStatus.PERMERROR,
+    Problem.DKIM_SEVERAL_FROM: DkimStatus.PERMERROR,
+    Problem.DKIM_HEADER_CUT: DkimStatus.PERMERROR,
+    Problem.DKIM_EXPIRED: DkimStatus.PERMERROR,
+    Problem.DKIM_BODY_TOO_SHORT: DkimStatus.PERMERROR,
+    Problem.DKIM_KEY_MISSING: DkimStatus.PERMERROR,
+    Problem.DKIM_KEY_REVOKED: DkimStatus.PERMERROR,
+    Problem.DKIM_KEY_SYNTAX: DkimStatus.PERMERROR,
+    Problem.DKIM_KEY_TOO_LARGE: DkimStatus.PERMERROR,
+    Problem.DKIM_KEY_SEVERAL: DkimStatus.PERMERROR,
+    Problem.DKIM_KEY_ALGORITHM: DkimStatus.PERMERROR,
+    Problem.DKIM_KEY_HASH: DkimStatus.PERMERROR,
+    Problem.DKIM_KEY_SERVICE: DkimStatus.PERMERROR,
+    Problem.DKIM_KEY_STRICT: DkimStatus.PERMERROR,
+    # Evaluated, and wrong.
+    Problem.DKIM_BODY_HASH: DkimStatus.FAIL,
+    Problem.DKIM_SIGNATURE: DkimStatus.FAIL,
+    # Not to be trusted. The last two are said only of signatures that verify; the first two are never evaluated.
+    Problem.DKIM_SHA1: DkimStatus.POLICY,
+    Problem.DKIM_FROM_THE_FUTURE: DkimStatus.POLICY,
+    Problem.DKIM_SHORT_KEY: DkimStatus.POLICY,
+    Problem.DKIM_BODY_LENGTH: DkimStatus.POLICY,
+    # No key for now.
+    Problem.DNS_TIMEOUT: DkimStatus.TEMPERROR,
+    Problem.DNS_SERVFAIL: DkimStatus.TEMPERROR,
+    Problem.DNS_REFUSED: DkimStatus.TEMPERROR,
+    Problem.DNS_MALFORMED: DkimStatus.TEMPERROR,
+    Problem.DNS_BUDGET: DkimStatus.TEMPERROR,
+}
+"""The result word for each problem that a signature can have."""
+
+
+async def check_dkim(
+    message: Message,
+    resolver: Resolver,
+    *,
+    now: float,
+    max_signatures: int = MAX_SIGNATURES,
+) -> tuple[DkimResult, ...]:
+    """Verify the DKIM signatures of a message, one result each, in the order of their fields.
+
+    Args:
+        message: as received.
+        resolver: asked once for each key, one after the other.
+        now: seconds since 1970.
+        max_signatures: signatures evaluated, from the top; those past it are never a pass, and only a few are reported.
+    """
+    positions = message.positions(SIGNATURE_FIELD)
+    if not positions:
+        return ()
+    found = {position: _read(message, position) for position in positions[:max_signatures]}
+    signatures = [signature for signature in found.values() if isinstance(signature, Signature)]
+    content = SignedContent(message, signatures)
+    start_length = _signature_start_length(signature.signature_text for signature in signatures)
+    refusal = _refusal_of_all(message)
+    keys = _Keys(resolver)
+    results: list[DkimResult] = []
+    for position, signature in found.items():
+        if isinstance(signature, DkimResult):
+            results.append(signature)
+            continue
+        key: KeyRecord | None = None
+        problem = refusal or signature.problem_at(now)
+        if not problem:
+            answer = await keys.fetch(signature.key_name)
+            if isinstance(answer, Problem):
+                problem = answer
+            else:
+                key = answer
+                problem = verify_signature(content, position, signature, key)
+        results.append(_result(position, signature, key, problem, start_length))
+    unevaluated = positions[max_signatures : max_signatures + MAX_UNEVALUATED_RESULTS]
+    results.extend(_unread(position, Problem.DKIM_TOO_MANY) for position in unevaluated)
+    return tuple(results)
+
+
+class _Keys:
+    """The keys of one message, each asked for once."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._known: dict[str, KeyRecord | Problem] = {}
+
+    async def fetch(self, name: str) -> KeyRecord | Problem:
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = await self._ask(name)
+        return known
+
+    async def _ask(self, name: str) -> KeyRecord | Problem:
+        match await self._resolver.query(name, RecordType.TXT):
+            case NotFound():
+                return Problem.DKIM_KEY_MISSING
+            case Temporary(trouble=trouble):
+                return problem_of(trouble)
+            case Answer(records=records):
+                try:
+                    return select_key([record for record in records if isinstance(record, bytes)])
+                except DkimError as error:
+                    return error.problem
+
+
+def _read(message: Message, position: int) -> Signature | DkimResult:
+    """Read one signature field, or say why it cannot be read."""
+    tags: dict[str, str] = {}
+    try:
+        tags = parse_tags(message.value(message.fields[position]))
+        return dkim_signature(tags)
+    except DkimError as error:
+        return _unread(
+            position, error.problem, domain=claimed_domain(tags, "d"), selector=claimed_domain(tags, "s")
+        )
+
+
+def _refusal_of_all(message: Message) -> Problem | None:
+    """Why no signature of this message can pass, whatever it says."""
+    if len(message.positions(b"from")) > 1:
+        return Problem.DKIM_SEVERAL_FROM  # RFC 6376 §8.15: signed is one, shown may be the other
+    if not message.defects.isdisjoint((Defect.TOO_MANY_FIELDS, Defect.HEADER_TOO_LARGE)):
+        return Problem.DKIM_HEADER_CUT
+    return None
+
+
+def _unread(
+    position: int,
+    problem: Problem,
+    *,
+    domain: str | None = None,
+    selector: str | None = None,
+) -> DkimResult:
+    return DkimResult(
+        position=position,
+        status=STATUS[problem],
+        domain=domain,
+        selector=selector,
+        problem=problem,
+    )
+
+
+def _result(
+    position: int,
+    signature: Signature,
+    key: KeyRecord | None,
+    problem: Problem | None,
+    start_length: int,
+) -> DkimResult:
+    testing = key is not None and key.testing
+    status = STATUS[problem] if problem else DkimStatus.PASS
+    covers_whole_body = problem is not Problem.DKIM_BODY_LENGTH
+    if testing and status is DkimStatus.FAIL:
+        problem = Problem.DKIM_KEY_TESTING
+        status = STATUS[problem]
+    return DkimResult(
+        position=position,
+        status=status,
+        domain=signature.domain,
+        selector=signature.selector,
+        auid=signature.auid,
+        algorithm=signature.algorithm,
+        key_bits=key.bits if key else None,
+        canonicalization=f"{signature.header_canonicalization}/{signature.body_canonicalization}",
+        signature_start=signature.signature_text[:start_length],
+        testing=testing,
+        covers_whole_body=covers_whole_body,
+        problem=problem,
+    )
+
+
+def _signature_start_length(texts: Iterable[str]) -> int:
+    """How much of each `b=` tells the signatures of one message apart (RFC 6008 §3), within reason."""
+    different = set(texts)
+    length = _MIN_SIGNATURE_START
+    while length < _MAX_SIGNATURE_START and len({text[:length] for text in different}) < len(different):
+        length += _MIN_SIGNATURE_START
+    return length
