@@ -94,6 +94,7 @@ def _result_pieces(result: MethodResult, *, end: str) -> list[str]:
     pieces += [
         f"{_keyword(item.ptype)}.{_keyword(item.name)}={quote_pvalue(item.value)}"
         for item in result.properties
+        if item.value  # an empty value says nothing, and readers stumble over `""`
     ]
     pieces[-1] += end
     return pieces

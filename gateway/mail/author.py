@@ -95,6 +95,11 @@ _TOKEN: Final = re.compile(
     r"|(?P<literal>\[[^\[\]\\\x00-\x20\x7f]*+\])"
     r"|(?P<mark>[<>@,:;])",
 )
+_COMMA: Final = ("mark", ",")
+_COLON: Final = ("mark", ":")
+_SEMICOLON: Final = ("mark", ";")
+_OPENING: Final = ("mark", "<")
+_CLOSING: Final = ("mark", ">")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _BLANK_LINE: Final = re.compile(rb"\r\n[ \t]*(?:\r\n|\Z)")
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
@@ -154,39 +159,36 @@ def _tokenize(text: str) -> list[_Token]:
 
 
 def _split_members(tokens: list[_Token]) -> list[list[_Token]]:
-    """The tokens of each address, commas and groups (RFC 5322 §3.4, RFC 6854) taken away."""
+    """The tokens of each address in the list, or in the one group that the list may be (RFC 5322 §3.4, RFC 6854)."""
+    tokens = _strip(tokens)
+    if _COLON in tokens or _SEMICOLON in tokens:
+        tokens = _open_group(tokens)
+    if not tokens:
+        return []
     members: list[list[_Token]] = []
     current: list[_Token] = []
-    in_group = group_ended = False
     for token in tokens:
-        match token:
-            case ("mark", ","):
-                if not group_ended:
-                    members.append(_strip(current))
-                elif _strip(current):
-                    raise _UnclearError("words after a group")
-                current, group_ended = [], False
-            case ("mark", ":"):
-                if in_group or group_ended or not _is_phrase(_strip(current)):
-                    raise _UnclearError("a colon that begins no group")
-                current, in_group = [], True
-            case ("mark", ";"):
-                if not in_group:
-                    raise _UnclearError("a semicolon that ends no group")
-                if member := _strip(current):
-                    members.append(member)
-                current, in_group, group_ended = [], False, True
-            case _:
-                current.append(token)
-    last = _strip(current)
-    if in_group or (group_ended and last):
-        raise _UnclearError("a group that is never closed, or words after it")
-    if last or (members and not group_ended):
-        members.append(last)
+        if token == _COMMA:
+            members.append(_strip(current))
+            current = []
+        else:
+            current.append(token)
+    members.append(_strip(current))
     # Deviation: the empty members that RFC 5322 §4.4 asks to accept are refused: readers take different ones.
     if not all(members):
         raise _UnclearError("a comma without an address")
     return members
+
+
+def _open_group(tokens: list[_Token]) -> list[_Token]:
+    """The tokens of the group's list; a group beside anything else is unclear."""
+    if _COLON not in tokens or tokens[-1] != _SEMICOLON:
+        raise _UnclearError("half a group")
+    at = tokens.index(_COLON)
+    inside = _strip(tokens[at + 1 : -1])
+    if not _is_phrase(_strip(tokens[:at])) or _COLON in inside or _SEMICOLON in inside:
+        raise _UnclearError("a group without a name, a source route, or several groups")
+    return inside
 
 
 def _strip(tokens: list[_Token]) -> list[_Token]:
@@ -205,14 +207,13 @@ def _is_phrase(tokens: list[_Token]) -> bool:
 
 def _read_member(tokens: list[_Token]) -> tuple[Mailbox, str | None]:
     """One mailbox: `a@x.example`, or `<a@x.example>` with or without a phrase before it."""
-    opening = ("mark", "<")
-    if opening not in tokens:
+    if _OPENING not in tokens:
         return _read_address(tokens), None
-    at = tokens.index(opening)
+    at = tokens.index(_OPENING)
     phrase = _strip(tokens[:at])
     if phrase and not _is_phrase(phrase):
         raise _UnclearError("a second address, or half of one, before the angle brackets")
-    if tokens[-1] != ("mark", ">"):
+    if tokens[-1] != _CLOSING:
         raise _UnclearError("angle brackets that are not closed, or words after them")
     inside = tokens[at + 1 : -1]
     if not inside:

@@ -45,12 +45,19 @@ NO_EDITS: Final = Edits()
 
 
 def apply_edits(message: Message, edits: Edits) -> Iterator[memoryview | bytes]:
-    """The edited message in pieces, without copying what stays."""
+    """The edited message in pieces, without copying what stays.
+
+    A first line that begins with a blank is left out where fields are put above it: it is no field, and there it would
+    continue the last of ours, with any result its sender liked.
+    """
     for field in edits.prepend:
         yield field.to_bytes()
     raw = memoryview(message.raw)
     start = 0
-    for position in sorted(edits.remove):
+    remove = edits.remove
+    if edits.prepend and message.raw[:1] in {b" ", b"\t"}:
+        remove |= {0}
+    for position in sorted(remove):
         field_removed = message.fields[position]
         if field_removed.start > start:
             yield raw[start : field_removed.start]

@@ -7,9 +7,10 @@ from typing import Final, Self
 from gateway.mail.errors import ParseError
 
 MAX_REPLY_LINE_BYTES: Final = 512  # RFC 5321 §4.5.3.1.5, the CRLF included
-_ENHANCED: Final = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|$)")
+_ENHANCED: Final = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:[ \t]+|\Z)")
+_ENHANCED_CODE: Final = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 _UNPRINTABLE: Final = re.compile(r"[^\t\x20-\x7e]")
-_LINE: Final = re.compile(rb"([2-5][0-9]{2})([ -]|$)(.*)", re.DOTALL)
+_LINE: Final = re.compile(rb"([2-5][0-9]{2})([ -]|\Z)(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,9 @@ class Reply:
     def __post_init__(self) -> None:
         if not 200 <= self.code <= 599:  # noqa: PLR2004 - RFC 5321 §4.2.1: the first digit is 2 to 5
             raise ValueError(f"reply code {self.code} is not within 200 to 599")
-        if self.enhanced is not None and self.enhanced[0] != str(self.code)[0]:
+        if self.enhanced is not None and (
+            not _ENHANCED_CODE.fullmatch(self.enhanced) or self.enhanced[0] != str(self.code)[0]
+        ):
             raise ValueError(f"reply {self.code} cannot carry the enhanced code {self.enhanced}")
         object.__setattr__(self, "lines", tuple(_printable(line) for line in self.lines) or ("",))
 
