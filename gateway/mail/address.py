@@ -129,8 +129,9 @@ def parse_mailbox(text: str) -> Mailbox:
     Raises:
         ParseError: anything else.
     """
-    # Measured in characters first: encoding is not free on a hostile megabyte.
-    if len(text) > MAX_MAILBOX_BYTES or _FORBIDDEN.search(text) or len(text.encode()) > MAX_MAILBOX_BYTES:
+    # In characters first: the rest is not free on a hostile megabyte.
+    too_long = len(text) > MAX_MAILBOX_BYTES
+    if too_long or _FORBIDDEN.search(text) or (not text.isascii() and len(text.encode()) > MAX_MAILBOX_BYTES):
         raise ParseError(f"over {MAX_MAILBOX_BYTES} bytes, or not printable: {text[:80]!r}")
     if text.startswith('"'):
         quoted = _QUOTED_STRING.match(text)

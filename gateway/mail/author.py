@@ -163,8 +163,8 @@ def _split_members(tokens: list[_Token]) -> list[list[_Token]]:
     tokens = _strip(tokens)
     if _COLON in tokens or _SEMICOLON in tokens:
         tokens = _open_group(tokens)
-    if not tokens:
-        return []
+    if _COMMA not in tokens:
+        return [tokens] if tokens else []
     members: list[list[_Token]] = []
     current: list[_Token] = []
     for token in tokens:
