@@ -366,7 +366,9 @@ class Evaluation(spf.query):  # type: ignore[misc]  # pyspf is not typed
 
 def _transform(value: str, macro: re.Match[str]) -> str:
     """Split, reverse, keep the right-hand parts, join with dots (RFC 7208 §7.3)."""
-    delimiters = macro["delimiters"] or "."
+    delimiters = (
+        "".join(sorted(set(macro["delimiters"]))) or "."
+    )  # a set: thousands of them take long to compile
     parts = re.split(f"[{re.escape(delimiters)}]", value)
     if macro["reverse"]:
         parts.reverse()
