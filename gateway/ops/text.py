@@ -10,7 +10,7 @@ MAX_CHARACTERS: Final = 512
 
 
 def printable(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """The text with everything that does not print escaped (`\\x1b`, `\\u202e`), cut to `limit` characters.
+    r"""The text with everything that does not print escaped (`\x1b`, `\u202e`), cut to `limit` characters.
 
     Controls, line ends, bidirectional and other format characters, surrogates and unassigned code points do not print.
     """

@@ -20,6 +20,27 @@ _SECRET_KEY: Final = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 _URL_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^/@\s]*@")
 
 
+_PLAIN: Final = {
+    "bool_type": ("is not true or false", "write true or false, without quotes"),
+    "int_type": ("is not a whole number", "write digits, without quotes"),
+    "int_from_float": ("is not a whole number", "write digits, without quotes"),
+    "float_type": ("is not a number", "write a number, without quotes: 30 or 0.5"),
+    "finite_number": ("is not a number", "write a number, without quotes: 30 or 0.5"),
+    "string_type": ("is not text", "write it in quotes"),
+    "path_type": ("is not text", "write the path in quotes"),
+    "tuple_type": ("is not a list", 'write a list: ["…", "…"]'),
+    "too_short": ("is empty", "give at least one"),
+}
+"""What pydantic's plain errors are in an operator's words: what is wrong, and the remedy."""
+
+_LIMITS: Final = {
+    "greater_than": ("gt", "is too small", "it must be more than {:g}"),
+    "greater_than_equal": ("ge", "is too small", "it must be at least {:g}"),
+    "less_than_equal": ("le", "is too large", "it may be at most {:.15g}"),
+}
+"""The same for limits, which pydantic names beside the error."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """One thing wrong.
@@ -80,7 +101,8 @@ def shown(key: str, value: object) -> str:
         case int() | float():
             text = repr(value) if not isinstance(value, int) or abs(value) < 2**63 else "…"
         case str() | Path():
-            text = f'"{_URL_PASSWORD.sub(r"\1:***@", str(value))}"'
+            unmasked = str(value)
+            text = '"' + _URL_PASSWORD.sub(r"\1:***@", unmasked) + '"'
         case datetime():
             text = value.isoformat()
         case list() | tuple():
@@ -105,38 +127,17 @@ def explain(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
             return "there is no such key", _known(str(location[-1]), _model_at(location[:-1], model))
         case "literal_error":
             return "is not one of the possible values", f"write {context['expected']}".replace("'", '"')
-        case "bool_type":
-            return "is not true or false", "write true or false, without quotes"
-        case "int_type" | "int_from_float" | "int_parsing_size":
-            return "is not a whole number", "write digits, without quotes"
-        case "float_type" | "finite_number":
-            return "is not a number of seconds", "write a number, without quotes: 30 or 0.5"
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            return _out_of_range(error["type"], context)
-        case "string_type" | "path_type":
-            return "is not text", "write it in quotes"
-        case "tuple_type":
-            return "is not a list", 'write a list: ["…", "…"]'
-        case "too_short":
-            return "is empty", "give at least one"
         case "too_long":
             return f"has more than {context['max_length']} entries", "give fewer"
-        case "model_type" | "model_attributes_type":
+        case "model_type":
             return "is not a section", f"write a line [{location[-1]}] and its keys below it"
+        case plain if plain in _PLAIN:
+            return _PLAIN[plain]
+        case ordered if ordered in _LIMITS:
+            limit, what, remedy = _LIMITS[ordered]
+            return what, remedy.format(context[limit])
         case _:
             return error["msg"], ""
-
-
-def _out_of_range(kind: str, context: Mapping[str, Any]) -> tuple[str, str]:
-    match kind:
-        case "greater_than":
-            return "is too small", f"it must be more than {context['gt']:g}"
-        case "greater_than_equal":
-            return "is too small", f"it must be at least {context['ge']:g}"
-        case "less_than":
-            return "is too large", f"it must be less than {context['lt']:.15g}"
-        case _:
-            return "is too large", f"it may be at most {context['le']:.15g}"
 
 
 def _add(location: Location, model: type[BaseModel]) -> str:

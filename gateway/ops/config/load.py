@@ -63,9 +63,14 @@ def load_config(path: Path | None, environ: Mapping[str, str], *, now: datetime 
     about_files = list(_check_files(settings, merged, context, now or files.utc_now()))
     faults += (report.about_file(one, merged) for one in about_files if not one.is_warning)
     if faults or settings is None:
-        raise ConfigError(faults)
+        raise ConfigError(sorted(faults, key=_place))
     warnings = tuple(report.about_file(one, merged) for one in about_files if one.is_warning)
     return Loaded(settings=settings, warnings=warnings)
+
+
+def _place(fault: Fault) -> tuple[bool, int]:
+    """The order of the file; what has no line, and other files and the environment, last."""
+    return fault.line is None, fault.line or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
