@@ -1,0 +1,202 @@
+"""What the gateway says of itself: one event per fact and per line, JSON for machines or a line for people.
+
+Text of strangers is escaped and cut here, in one place, whoever logs it: no peer can forge a line or move a terminal's
+cursor. Of every message there is exactly one `message.judged`, from which its whole story can be told.
+"""
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Final
+
+import structlog
+from structlog.dev import ConsoleRenderer
+
+from gateway.mail.envelope import Envelope
+from gateway.ops.config import LogSettings
+from gateway.ops.text import MAX_CHARACTERS, printable
+from gateway.policy.facts import problems
+from gateway.verdict import Verdict
+
+MAX_TRACEBACK_LINES: Final = 200
+MAX_ITEMS: Final = 50
+"""Entries of one list in an event; more say nothing that these do not."""
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+Event = MutableMapping[str, Any]
+Processor = Callable[[Any, str, Event], Event | str | bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOutput:
+    """Where the lines go, and whether a person is looking."""
+
+    stream: BinaryIO
+    is_terminal: bool
+    colours: bool
+
+    @classmethod
+    def standard_error(cls, environ: Mapping[str, str] = os.environ) -> "LogOutput":
+        """Standard error; colours only on a terminal, and not where NO_COLOR is set (no-color.org)."""
+        is_terminal = sys.stderr.isatty()
+        return cls(
+            stream=sys.stderr.buffer,
+            is_terminal=is_terminal,
+            colours=is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb",
+        )
+
+
+def set_up_logging(settings: LogSettings, output: LogOutput | None = None) -> None:
+    """Send structlog's and the standard library's events to one place, in one form.
+
+    Loggers taken before remain valid, but keep what was in force when they were first used: call this once, at start-up.
+    """
+    output = output or LogOutput.standard_error()
+    as_json = settings.format == "json" or (settings.format == "auto" and not output.is_terminal)
+    level = _LEVELS[settings.level]
+    structlog.configure(
+        processors=[_prepare, _to_json if as_json else _console(colours=output.colours)],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.BytesLoggerFactory(output.stream),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_ToStructlog()], level=max(level, logging.INFO), force=True)
+    logging.captureWarnings(capture=True)
+    # One line per scrape says nothing; its errors come by `aiohttp.server`.
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+def judged_event(
+    envelope: Envelope,
+    message_size: int,
+    author_text: str | None,
+    verdict: Verdict,
+    seconds: float,
+) -> dict[str, object]:
+    """The fields of `message.judged`: who, from where, as whom, what was found, what became of it.
+
+    Absent is None: not asked, or not there. Peer text is as received; the log's set-up escapes it.
+    """
+    session, evidence = envelope.session, verdict.evidence
+    spf, spf_helo, dmarc, iprev = evidence.spf, evidence.spf_helo, evidence.dmarc, evidence.iprev
+    return {
+        "id": envelope.id,
+        "queue_id": envelope.queue_id,
+        "listener": session.listener,
+        "client_ip": str(session.client_ip),
+        "helo": session.helo,
+        "mail_from": envelope.mail_from.text if envelope.mail_from else "",
+        "recipients": len(envelope.recipients),
+        "author": author_text,
+        "disposition": verdict.disposition,
+        "rule": verdict.rule,
+        "spf": spf.status if spf else None,
+        "spf_helo": spf_helo.status if spf_helo else None,
+        "dkim": [f"{one.status}:{one.domain}" if one.domain else str(one.status) for one in evidence.dkim],
+        "dmarc": dmarc.status if dmarc else None,
+        "dmarc_policy": dmarc.requested if dmarc and dmarc.record else None,
+        "iprev": iprev.status if iprev else None,
+        "problems": sorted(problems(evidence)),
+        "size": message_size,
+        "ms": round(seconds * 1_000, 1),
+    }
+
+
+def _prepare(_logger: object, method: str, event: Event) -> Event:
+    """Time and level first, then the event, then its fields; all text fit to print."""
+    prepared: Event = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "level": "error" if method == "exception" else method,
+        "event": printable(str(event.pop("event", ""))),
+    }
+    exc_info = event.pop("exc_info", None)
+    for key, value in event.items():
+        prepared[key] = _fit(value)
+    if exc_info:
+        prepared["exception"] = _traceback(exc_info)
+    return prepared
+
+
+def _fit(value: object) -> object:
+    if isinstance(value, str):  # by far the most; `match` costs three times as much
+        return value if len(value) <= MAX_CHARACTERS and value.isprintable() else printable(value)
+    if value is None or isinstance(value, (int, float)):
+        return value
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_fit(one) for one in list(value)[:MAX_ITEMS]]
+    if isinstance(value, bytes):
+        return printable(value.decode("utf-8", "backslashreplace"))
+    return printable(str(value))
+
+
+def _traceback(exc_info: object) -> str:
+    """A traceback in which no text of a peer's can pass for a line of the log."""
+    error: BaseException | None = sys.exc_info()[1]
+    match exc_info:
+        case BaseException() as given:
+            error = given
+        case (_, BaseException() as given, _):
+            error = given
+        case _:
+            pass
+    if error is None:
+        return ""
+    lines = "".join(traceback.format_exception(error, limit=50)).splitlines()
+    if len(lines) > MAX_TRACEBACK_LINES:
+        lines = [*lines[: MAX_TRACEBACK_LINES // 2], "…", *lines[-MAX_TRACEBACK_LINES // 2 :]]
+    return "\n".join(f"  | {printable(line)}" for line in lines)
+
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+
+def _to_json(_logger: object, _method: str, event: Event) -> bytes:
+    return _encode(event).encode("utf-8", "replace")
+
+
+def _console(*, colours: bool) -> Processor:
+    """Lines for people: the fields that are not there are left out."""
+    render = ConsoleRenderer(
+        colors=colours, sort_keys=False, timestamp_key="time", pad_event_to=24, pad_level=False
+    )
+
+    def to_line(logger: object, method: str, event: Event) -> bytes:
+        told = {key: _plain(value) for key, value in event.items() if value is not None and value != []}
+        return render(logger, method, told).encode("utf-8", "replace")
+
+    return to_line
+
+
+def _plain(value: object) -> object:
+    """Enum members and lists as one plain word, which the renderer would write as Python source."""
+    if isinstance(value, list):
+        return ",".join(str(one) for one in value)
+    return str(value) if isinstance(value, str) else value
+
+
+class _ToStructlog(logging.Handler):
+    """Libraries log by the standard library; their events take the same way as ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand on one record. Never raises: a library's bad format string is its own event."""
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):
+            text = str(record.msg)
+        structlog.get_logger().log(
+            record.levelno,
+            text,
+            logger=record.name,
+            **({"exc_info": record.exc_info} if record.exc_info else {}),
+        )
