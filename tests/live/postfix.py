@@ -33,7 +33,19 @@ USERS: Final = ("alice", "bob", "postmaster")
 """Who has a mailbox in every local domain; anybody else is refused at RCPT with 550 5.1.1."""
 
 _PROGRAMS: Final = Path("/usr/lib/postfix/sbin")  # Debian's daemon_directory
-_QUEUES: Final = "active bounce corrupt defer deferred flush hold incoming private saved trace".split()
+_QUEUES: Final = [
+    "active",
+    "bounce",
+    "corrupt",
+    "defer",
+    "deferred",
+    "flush",
+    "hold",
+    "incoming",
+    "private",
+    "saved",
+    "trace",
+]
 _POLL_S: Final = 0.01  # a Maildir has no event of its own but its new file
 
 # One line a service: no chroot, and flush, verify, virtual's kin and the rest as Debian has them.
@@ -193,7 +205,9 @@ class PostfixBed:
 
     def queue_ids(self, queue: str) -> list[str]:
         """The messages in one queue: `hold`, `deferred`, `active`, `incoming`."""
-        listing = _run(["find", str(self.directory / "queue" / queue), "-type", "f", "-perm", "/u+x", "-printf", r"%f\n"])
+        listing = _run(
+            ["find", str(self.directory / "queue" / queue), "-type", "f", "-perm", "/u+x", "-printf", r"%f\n"]
+        )
         return sorted(listing.decode().split())
 
     def held_messages(self) -> list[HeldMessage]:
@@ -293,7 +307,10 @@ class PostfixBed:
             "strict_smtputf8": "no",
         }
         if _knows("smtpd_forbid_bare_newline"):  # 3.9, and Debian's 3.7 since its CVE-2023-51764 update
-            parameters |= {"smtpd_forbid_bare_newline": "normalize", "smtpd_forbid_bare_newline_exclusions": ""}
+            parameters |= {
+                "smtpd_forbid_bare_newline": "normalize",
+                "smtpd_forbid_bare_newline_exclusions": "",
+            }
         if xclient:
             parameters |= {
                 "smtpd_authorized_xclient_hosts": "127.0.0.1",
@@ -328,7 +345,9 @@ class PostfixBed:
         except (subprocess.CalledProcessError, ValueError):  # it never came so far
             assert self._master is not None
             pid = self._master.pid
-        subprocess.run([*_privilege(), "kill", f"-{number.name[3:]}", str(pid)], check=False, capture_output=True)
+        subprocess.run(
+            [*_privilege(), "kill", f"-{number.name[3:]}", str(pid)], check=False, capture_output=True
+        )
 
 
 def wait_until(
@@ -355,10 +374,15 @@ def _privilege() -> list[str]:
 
 def _run(command: list[str], *, stdin: bytes | None = None) -> bytes:
     """Run a program with root's rights; what it prints on standard error is in the failure's text."""
-    done = subprocess.run([*_privilege(), *command], input=stdin, capture_output=True, check=False, timeout=30)
+    done = subprocess.run(
+        [*_privilege(), *command], input=stdin, capture_output=True, check=False, timeout=30
+    )
     if done.returncode:
         raise subprocess.CalledProcessError(
-            done.returncode, " ".join(command) + ": " + done.stderr.decode("utf-8", "replace"), done.stdout, done.stderr
+            done.returncode,
+            " ".join(command) + ": " + done.stderr.decode("utf-8", "replace"),
+            done.stdout,
+            done.stderr,
         )
     return done.stdout
 
@@ -368,7 +392,10 @@ def _require_postfix() -> None:
         pytest.skip(f"no Postfix here: {_PROGRAMS}/master is missing (Debian package: postfix)")
     if os.geteuid() == 0:
         return
-    if shutil.which("sudo") is None or subprocess.run(["sudo", "-n", "true"], check=False, capture_output=True).returncode:
+    if (
+        shutil.which("sudo") is None
+        or subprocess.run(["sudo", "-n", "true"], check=False, capture_output=True).returncode
+    ):
         pytest.skip("Postfix's master must be started by root, and `sudo -n` does not work here")
 
 
