@@ -14,7 +14,6 @@ from gateway.auth.dmarc.record import (
     read_record,
 )
 from gateway.auth.results import Alignment, DmarcPolicy, DmarcRecord
-from gateway.mail.errors import ParseError
 
 NONE, QUARANTINE, REJECT = DmarcPolicy.NONE, DmarcPolicy.QUARANTINE, DmarcPolicy.REJECT
 STRICT = Alignment.STRICT
@@ -103,7 +102,7 @@ def test_what_does_not_begin_with_the_version_is_no_dmarc_record(text: bytes, wh
     ],
 )
 def test_without_policy_and_reports_a_record_is_unusable_but_keeps_its_place_in_the_walk(
-    text: bytes, psd: bool | None
+    text: bytes, *, psd: bool | None
 ) -> None:
     with pytest.raises(UnusablePolicyError):
         parse_record("example.org", text)
@@ -204,10 +203,9 @@ _PARTS = st.builds(lambda tag, value: tag + b"=" + value, _TAGS, _VALUES) | st.b
 def test_any_bytes_give_a_record_or_a_parse_error(text: bytes) -> None:
     try:
         found = parse_record("example.org", text)
-    except ParseError as error:
-        assert isinstance(error, NotDmarcError | UnusablePolicyError)
-    else:
-        assert text[:1] in b"vV"
-        assert found.domain == "example.org"
-        assert all(address.isascii() and address.isprintable() for address in found.aggregate_to)
-        assert len(found.aggregate_to) <= MAX_REPORT_ADDRESSES
+    except (NotDmarcError, UnusablePolicyError):
+        return
+    assert text[:1] in b"vV"
+    assert found.domain == "example.org"
+    assert all(address.isascii() and address.isprintable() for address in found.aggregate_to)
+    assert len(found.aggregate_to) <= MAX_REPORT_ADDRESSES
