@@ -1,0 +1,218 @@
+"""What Prometheus may know: counts, times and sizes, never whose mail it was.
+
+Label values are enums of ours or the operator's own names (listener, rule), so that no sender can make the number of time
+series grow.
+"""
+
+import platform
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from threading import Lock
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as PrometheusMetric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from gateway import __version__
+from gateway.auth.results import Evidence, Problem
+from gateway.dns.resolver import RecordType
+from gateway.mail.envelope import Envelope, Listener
+from gateway.ops.tally import OTHER, Spread, Tally
+from gateway.verdict import Disposition, Verdict
+
+_MESSAGE_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_REPLY_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 120)
+_QUERY_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_BYTES: Final = tuple(1_024 * 4**n for n in range(9))  # 1 KiB to 64 MiB
+_CODES: Final = {code: str(code) for code in range(200, 600)}  # RFC 5321 §4.2.1
+_NO_PROBLEM: Final = ""  # Prometheus: an empty label is one that is not there
+
+
+class Method(StrEnum):
+    """The checks, as `gateway_auth_results_total` names them."""
+
+    SPF = "spf"
+    SPF_HELO = "spf_helo"
+    DKIM = "dkim"
+    DMARC = "dmarc"
+    IPREV = "iprev"
+
+
+class Metrics(Collector):
+    """All metrics of one gateway, in a registry of their own. Every method is cheap, none raises, any thread may call."""
+
+    def __init__(self) -> None:
+        self.registry: Final = CollectorRegistry()
+        self._lock = Lock()
+        self._bytes_in_flight: Callable[[], float] = int
+        self._sessions = Tally("sessions", "Sessions, by how they ended.", "listener", "end")
+        self._sessions_open = Tally("sessions_open", "Sessions open now.", "listener")
+        self._commands = Tally("commands", "Commands answered, by our reply.", "listener", "verb", "code")
+        self._messages = Tally("messages", "Messages judged.", "listener", "disposition", "rule")
+        self._seconds = Spread(
+            "message_duration_seconds", "From the end of the data to our reply.", _MESSAGE_SECONDS, "listener"
+        )
+        self._size = Spread("message_size_bytes", "Messages' sizes.", _BYTES)
+        self._results = Tally(
+            "auth_results", "Results of the checks, with their cause.", "method", "status", "problem"
+        )
+        self._policies = Tally(
+            "dmarc_policy",
+            "Messages under a DMARC record: what it asks for, what applies.",
+            "requested",
+            "applied",
+        )
+        self._queries = Tally("dns_queries", "DNS questions of the checks.", "type", "outcome", "cached")
+        self._query_seconds = Spread(
+            "dns_query_duration_seconds", "DNS questions put to a server.", _QUERY_SECONDS, "type"
+        )
+        self._replies = Tally("downstream_replies", "Replies of the mail server.", "command", "code")
+        self._reply_seconds = Spread(
+            "downstream_duration_seconds", "Until the mail server replied.", _REPLY_SECONDS, "command"
+        )
+        self._failures = Tally("downstream_failures", "Times the mail server could not be used.", "kind")
+        self._faults = Tally("internal_errors", "Bugs that cost a message a 451.")
+        self._reloads = Tally("config_reload", "Reloads of config, rules and certificates.", "outcome")
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[PrometheusMetric]:
+        """Everything, as Prometheus wants it; called by the registry at each scrape."""
+        with self._lock:
+            families = [*map(_counter, self._counters()), *map(_histogram, self._histograms())]
+            families.append(_gauge(self._sessions_open))
+        in_flight = GaugeMetricFamily(
+            "gateway_bytes_in_flight", "Message bytes held now.", self._bytes_in_flight()
+        )
+        build = GaugeMetricFamily(
+            "gateway_build_info", "1; its labels say what runs here.", labels=("version", "python")
+        )
+        build.add_metric((__version__, platform.python_version()), 1)
+        yield from (*families, in_flight, build)
+
+    def _counters(self) -> tuple[Tally, ...]:
+        return (
+            self._sessions,
+            self._commands,
+            self._messages,
+            self._results,
+            self._policies,
+            self._queries,
+            self._replies,
+            self._failures,
+            self._faults,
+            self._reloads,
+        )
+
+    def _histograms(self) -> tuple[Spread, ...]:
+        return self._seconds, self._size, self._query_seconds, self._reply_seconds
+
+    # What the listeners report
+
+    def session_opened(self, listener: Listener) -> None:
+        """A client connected."""
+        with self._lock:
+            self._sessions_open.add((listener,))
+
+    def session_closed(self, listener: Listener, end: str) -> None:
+        """A session ended; `end` is a word of the listener's own enum."""
+        with self._lock:
+            self._sessions_open.add((listener,), -1)
+            self._sessions.add((listener, end))
+
+    def command(self, listener: Listener, verb: str, code: int) -> None:
+        """A command was answered. `verb` is one of those that we know, or `other`; never a client's own word."""
+        with self._lock:
+            self._commands.add((listener, verb, _CODES.get(code, OTHER)))
+
+    def message(self, listener: Listener, disposition: Disposition, size: int, seconds: float) -> None:
+        """A message was answered at the end of its data; `judged` counts what became of it."""
+        del disposition
+        with self._lock:
+            self._seconds.observe(seconds, (listener,))
+            self._size.observe(size)
+
+    def downstream_reply(self, command: str, code: int, seconds: float) -> None:
+        """The mail server replied."""
+        with self._lock:
+            self._replies.add((command, _CODES.get(code, OTHER)))
+            self._reply_seconds.observe(seconds, (command,))
+
+    def downstream_failed(self, kind: str) -> None:
+        """The mail server could not be reached, or broke the protocol; `kind` is a word of the listener's own enum."""
+        with self._lock:
+            self._failures.add((kind,))
+
+    def bytes_in_flight_from(self, read: Callable[[], float]) -> None:
+        """Take the bytes in flight from their owner, at each scrape."""
+        self._bytes_in_flight = read
+
+    # What the engine and the resolver report
+
+    def judged(self, verdict: Verdict, envelope: Envelope) -> None:
+        """A message was judged."""
+        evidence = verdict.evidence
+        dmarc = evidence.dmarc
+        with self._lock:
+            self._messages.add((envelope.session.listener, verdict.disposition, verdict.rule))
+            for labels in _results(evidence):
+                self._results.add(labels)
+            if dmarc is not None and dmarc.record is not None:
+                self._policies.add((dmarc.requested, dmarc.applied))
+            if verdict.rule == Problem.INTERNAL:
+                self._faults.add()
+
+    def dns_query(self, record_type: RecordType, outcome: str, seconds: float, *, cached: bool) -> None:
+        """A DNS question was answered. `outcome`: `answer`, or the word of a `Missing` or a `Trouble`."""
+        with self._lock:
+            self._queries.add((record_type, outcome, "yes" if cached else "no"))
+            if not cached:
+                self._query_seconds.observe(seconds, (record_type,))
+
+    def reloaded(self, *, ok: bool) -> None:
+        """SIGHUP was obeyed, or the new files were refused and the old ones stand."""
+        with self._lock:
+            self._reloads.add(("ok" if ok else "refused",))
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The scrape's body and content type: OpenMetrics where the `Accept` header asks for it, else plain text."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
+def _results(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
+    """`(method, status, problem)` of every check that was made."""
+    spf, spf_helo, dmarc, iprev = evidence.spf, evidence.spf_helo, evidence.dmarc, evidence.iprev
+    if spf is not None:
+        yield Method.SPF, spf.status, spf.problem or _NO_PROBLEM
+    if spf_helo is not None:
+        yield Method.SPF_HELO, spf_helo.status, spf_helo.problem or _NO_PROBLEM
+    for signature in evidence.dkim:
+        yield Method.DKIM, signature.status, signature.problem or _NO_PROBLEM
+    if dmarc is not None:
+        yield Method.DMARC, dmarc.status, dmarc.problem or _NO_PROBLEM
+    if iprev is not None:
+        yield Method.IPREV, iprev.status, iprev.problem or _NO_PROBLEM
+
+
+def _counter(tally: Tally) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"gateway_{tally.name}", tally.text, labels=tally.labels)
+    for labels, value in tally.values.items():
+        family.add_metric([str(label) for label in labels], value)
+    return family
+
+
+def _gauge(tally: Tally) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"gateway_{tally.name}", tally.text, labels=tally.labels)
+    for labels, value in tally.values.items():
+        family.add_metric([str(label) for label in labels], value)
+    return family
+
+
+def _histogram(spread: Spread) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(f"gateway_{spread.name}", spread.text, labels=spread.labels)
+    for labels, (_, total) in spread.values.items():
+        family.add_metric([str(label) for label in labels], spread.buckets(labels), total[0])
+    return family
