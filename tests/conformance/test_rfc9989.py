@@ -173,6 +173,16 @@ RECORDS = [
         ),
     ),
     (
+        "B.2.4",
+        "v=DMARC1; rua=mailto:aggregate-reports@thirdparty.example.net; ruf=mailto:failure-reports@thirdparty.example.net",
+        DmarcRecord(
+            domain="example.com",
+            policy=DmarcPolicy.NONE,
+            aggregate_to=("aggregate-reports@thirdparty.example.net",),
+            failure_to=("failure-reports@thirdparty.example.net",),
+        ),
+    ),
+    (
         "B.2.5, testing",
         "v=DMARC1; p=quarantine; rua=mailto:dmarc-feedback@example.com,mailto:tld-test@thirdparty.example.net; t=y",
         DmarcRecord(

@@ -80,12 +80,12 @@ async def check_dmarc(
     proofs = _Proofs(author_domain, record, walk)
     await proofs.collect(spf, dkim)
     if proofs.spf_aligned or proofs.dkim_aligned is not None:
+        # Whether the name exists (`np`) would take a query, and nothing will be applied: it sends mail, so it does.
+        requested = _policy(record, author_domain, exists=True)
         return replace(
             result,
             status=DmarcStatus.PASS,
-            requested=_policy(
-                record, author_domain, exists=True
-            ),  # it would take a query to say more, for nothing
+            requested=requested,
             spf_aligned=proofs.spf_aligned,
             dkim_aligned=proofs.dkim_aligned,
         )

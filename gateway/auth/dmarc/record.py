@@ -117,7 +117,7 @@ def _read(domain: str, text: bytes) -> PublishedRecord | None:
     )
 
 
-_read_cached = lru_cache(maxsize=8192)(_read)
+_read_cached = lru_cache(maxsize=4096)(_read)
 
 
 def _split_tags(text: bytes) -> dict[bytes, bytes]:

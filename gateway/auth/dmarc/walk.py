@@ -68,7 +68,7 @@ class TreeWalk:
         self._findings: dict[str, Finding] = {}
 
     async def discover(self, author_domain: str) -> Discovery | Temporary:
-        """Find the record that applies to `author_domain`: its own, its organization's, its public suffix' (§4.10.1)."""
+        """Find the record that applies to `author_domain`: its own, its organization's, its public suffix's (§4.10.1)."""
         own = await self._look(author_domain)
         match own:
             case Temporary():
@@ -103,8 +103,8 @@ class TreeWalk:
     async def in_relaxed_alignment(self, one: str, other: str) -> bool | Temporary:
         """Whether both have the same organizational domain (§3.2.10.1), asking only for the names that decide it.
 
-        An organizational domain is the name itself or a parent, so a shared one is a shared parent or below nothing at
-        all. Let C be the longest parent that both share. Their walks see the same names from C upwards, so:
+        An organizational domain is the name itself or one of its parents, so names without a common parent (or name) never
+        align. Let C be the longest one in common. Both walks ask for the same names from C upwards, so:
 
         - a record at C that is not `psd=y` makes them one organization, whatever stands above C;
         - with `psd=y` at C they are two, or a public suffix and one of its customers;

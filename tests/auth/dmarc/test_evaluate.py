@@ -192,12 +192,12 @@ POLICIES = [
     ("p=none; sp=quarantine; np=reject", "nosuch.example.org", REJECT, "np, for what does not"),
     ("p=none; np=reject", "www.example.org", NONE, "np is not for what exists"),
     ("p=none; sp=reject", "nosuch.example.org", REJECT, "sp stands in for np"),
-    ("p=reject; psd=y", "www.example.org", REJECT, "a public suffix' p for its customers"),
+    ("p=reject; psd=y", "www.example.org", REJECT, "a public suffix's p for its customers"),
     (
         "p=none; psd=y; np=reject",
         "nosuch.example.org",
         REJECT,
-        "a public suffix' np for names never registered",
+        "a public suffix's np for names never registered",
     ),
 ]
 
