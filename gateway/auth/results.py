@@ -237,7 +237,8 @@ class DmarcResult:
         organizational_domain: of the author domain, by the tree walk; None where not found out.
         record: the record that applies; None where there is none.
         requested: what the record asks for this message after sp, np and psd, before `t=y` is taken into account.
-        applied: what is to be done by the standard: `requested`, one level lower with `t=y`; NONE unless the status is FAIL.
+        applied: what is to be done by the standard: `requested`, one level lower with `t=y`; NONE unless the status is FAIL,
+            or PERMERROR for want of one author: then the strictest of the domains in From is given, and no domain.
         spf_aligned: the MAIL FROM SPF pass is in alignment.
         dkim_aligned: the signing domain in alignment that passed, or None.
         suffix_list_differs: the public suffix list would have found another organizational domain (only a metric).

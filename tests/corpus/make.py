@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
 HERE = Path(__file__).parent
-NOW = 1_795_000_000  # 2026-11-18: the time at which the corpus was signed
+NOW = 1_796_000_000  # 2026-11-30: the time at which the corpus is judged
 
 HEADERS = (
     "To: Bob <bob@example.net>\r\n"
@@ -86,7 +86,9 @@ def sign(raw: bytes, selector: str, key: bytes, algorithm: bytes, domain: str = 
     return bytes(field) + raw
 
 
-def sign_oddly(raw: bytes, key: rsa.RSAPrivateKey, *, algorithm: str = "rsa-sha256", tags: str = "", **given: str) -> bytes:
+def sign_oddly(
+    raw: bytes, key: rsa.RSAPrivateKey, *, algorithm: str = "rsa-sha256", tags: str = "", **given: str
+) -> bytes:
     """Sign relaxed/simple with any `h=`, any further tags and, with `length`, an `l=`."""
     names = given.get("names", "from:to:subject:date")
     head, _, body = raw.partition(b"\r\n\r\n")
@@ -96,14 +98,16 @@ def sign_oddly(raw: bytes, key: rsa.RSAPrivateKey, *, algorithm: str = "rsa-sha2
     digest = "sha1" if algorithm.endswith("sha1") else "sha256"
     bh = base64.b64encode(hashlib.new(digest, signed_body).digest()).decode()
     limit = f" l={len(signed_body)};" if length is not None else ""
-    value = f"v=1; a={algorithm}; c=relaxed/simple; d=honest.example; s=rsa;{limit}{tags} h={names}; bh={bh}; b="
+    value = (
+        f"v=1; a={algorithm}; c=relaxed/simple; d=honest.example; s=rsa;{limit}{tags} h={names}; bh={bh}; b="
+    )
     fields = {line.partition(b":")[0].lower(): line for line in head.split(b"\r\n")}
     lines = [fields[name.encode()] for name in names.split(":")] + [b"DKIM-Signature: " + value.encode()]
     data = b"\r\n".join(
         name.lower().strip() + b":" + re.sub(rb"[ \t]+", b" ", content).strip()
         for name, _, content in (line.partition(b":") for line in lines)
     )
-    kind = hashes.SHA1() if digest == "sha1" else hashes.SHA256()  # noqa: S303 - the point of the case
+    kind = hashes.SHA1() if digest == "sha1" else hashes.SHA256()
     b = base64.b64encode(key.sign(data, padding.PKCS1v15(), kind)).decode()
     return f"DKIM-Signature: {value}{b}\r\n".encode() + raw
 
@@ -123,8 +127,12 @@ def build(keys: Keys) -> dict[str, bytes]:
         "honest-ed25519": ed_signed(message("honest-ed25519")),
         "honest-dual": rsa_signed(ed_signed(message("honest-dual"))),
         "honest-empty-body": rsa_signed(message("honest-empty-body", body="")),
-        "honest-8bit": rsa_signed(message("honest-8bit", "From: Änn <ann@honest.example>\r\n", "Grüße\r\n.\r\n..\r\n")),
-        "honest-long-lines": rsa_signed(message("honest-long-lines", body="x" * 990 + "\r\n" + ".y" * 400 + "\r\n")),
+        "honest-8bit": rsa_signed(
+            message("honest-8bit", "From: Änn <ann@honest.example>\r\n", "Grüße\r\n.\r\n..\r\n")
+        ),
+        "honest-long-lines": rsa_signed(
+            message("honest-long-lines", body="x" * 990 + "\r\n" + ".y" * 400 + "\r\n")
+        ),
         "forwarded": rsa_signed(message("forwarded")),
         "spf-only": message("spf-only", "From: <ann@bank.example>\r\n"),
         "spoofed-reject": message("spoofed-reject", "From: The Bank <service@bank.example>\r\n"),
@@ -172,7 +180,8 @@ def build(keys: Keys) -> dict[str, bytes]:
         "header-altered": rsa_signed(message("header-altered")).replace(
             b"Subject: header-altered", b"Subject: pay me"
         ),
-        "body-appended": sign_oddly(message("body-appended"), keys.rsa, length="20") + b"An advertisement.\r\n",
+        "body-appended": sign_oddly(message("body-appended"), keys.rsa, length="20")
+        + b"An advertisement.\r\n",
         "sha1": sign_oddly(message("sha1"), keys.rsa, algorithm="rsa-sha1"),
         "expired": sign_oddly(message("expired"), keys.rsa, tags=f" t={NOW - 9000}; x={NOW - 5000};"),
         "from-not-signed": sign_oddly(message("from-not-signed"), keys.rsa, names="to:subject:date"),
@@ -210,7 +219,9 @@ def main() -> None:
         "giant": record_of_openssl_key(16384),
         "revoked": "v=DKIM1; p=",
     }
-    lines = [f"{selector}._domainkey.honest.example. TXT {txt(record)}" for selector, record in selectors.items()]
+    lines = [
+        f"{selector}._domainkey.honest.example. TXT {txt(record)}" for selector, record in selectors.items()
+    ]
     (HERE / "keys.zone").write_text("; written by make.py\n$TTL 300\n" + "\n".join(lines) + "\n")
 
 

@@ -45,6 +45,8 @@ _ONE_LEVEL_BELOW: Final = {  # RFC 9989 §4.7, t=y
     DmarcPolicy.NONE: DmarcPolicy.NONE,
 }
 
+_STRICTNESS: Final = tuple(DmarcPolicy)
+
 
 async def check_dmarc(
     author: Author | NoAuthor,
@@ -64,7 +66,7 @@ async def check_dmarc(
         suffix_list: where given, `suffix_list_differs` is filled in, if an organizational domain was found out.
     """
     if isinstance(author, NoAuthor):
-        return DmarcResult(status=DmarcStatus.PERMERROR, problem=_FAULTS[author.fault])
+        return await _without_author(author, resolver)
     author_domain = author.mailbox.domain.lower()
     if not author_domain or author_domain[0] == "[":  # an address literal has no DNS: nobody can vouch for it
         return DmarcResult(status=DmarcStatus.PERMERROR, problem=Problem.DMARC_AUTHOR_DOMAIN)
@@ -92,6 +94,29 @@ async def check_dmarc(
     if proofs.undecided:
         return replace(result, status=DmarcStatus.TEMPERROR, problem=proofs.problem)
     return await _fail(result, record, resolver)
+
+
+async def _without_author(author: NoAuthor, resolver: Resolver) -> DmarcResult:
+    """Never a pass; but what the strictest of the domains in sight asks for is told to the rules.
+
+    Deviation: RFC 9989 §4.4.1 leaves such messages to the receiver. Unless their domains' wishes are known, a second author
+    would be a way round p=reject (docs/decisions/0002).
+    """
+    walk = TreeWalk(resolver)
+    strictest = DmarcResult(status=DmarcStatus.PERMERROR, problem=_FAULTS[author.fault])
+    for domain in author.domains:
+        found = await walk.discover(domain)
+        if isinstance(found, Temporary):
+            return DmarcResult(status=DmarcStatus.TEMPERROR, problem=problem_of(found.trouble))
+        result = _discovered(domain, found, None)
+        if result.record is None:
+            continue
+        failed = await _fail(result, result.record, resolver)
+        if failed.status is DmarcStatus.TEMPERROR:
+            return replace(strictest, status=failed.status, problem=failed.problem)
+        if _STRICTNESS.index(failed.applied) > _STRICTNESS.index(strictest.applied):
+            strictest = replace(strictest, requested=failed.requested, applied=failed.applied)
+    return strictest
 
 
 def _discovered(author_domain: str, found: Discovery, suffix_list: SuffixList | None) -> DmarcResult:

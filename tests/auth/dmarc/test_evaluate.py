@@ -54,8 +54,34 @@ async def test_without_exactly_one_author_nothing_passes(fault: AuthorFault, pro
     dns = Dns({"example.org": PLAIN})
     nobody = NoAuthor(fault=fault, domains=("example.org",))
     result = await check_dmarc(nobody, spf("example.org"), [dkim("example.org")], dns)
-    assert result == DmarcResult(status=DmarcStatus.PERMERROR, problem=problem)
-    assert dns.asked == []
+    assert (result.status, result.problem) == (DmarcStatus.PERMERROR, problem)
+    assert (result.author_domain, result.record) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("domains", "applied"),
+    [
+        (("lenient.example", "example.org", "careful.example"), DmarcPolicy.REJECT),
+        (("lenient.example", "careful.example"), DmarcPolicy.QUARANTINE),
+        (("testing.example",), DmarcPolicy.QUARANTINE),  # p=reject; t=y
+        (("lenient.example", "nothing.example"), DmarcPolicy.NONE),
+        ((), DmarcPolicy.NONE),
+    ],
+)
+async def test_without_exactly_one_author_the_strictest_domain_in_sight_is_told(
+    domains: tuple[str, ...], applied: DmarcPolicy
+) -> None:
+    dns = Dns(
+        {
+            "example.org": "v=DMARC1; p=reject",
+            "careful.example": "v=DMARC1; p=quarantine",
+            "lenient.example": "v=DMARC1; p=none",
+            "testing.example": "v=DMARC1; p=reject; t=y",
+        }
+    )
+    nobody = NoAuthor(fault=AuthorFault.SEVERAL_AUTHORS, domains=domains)
+    result = await check_dmarc(nobody, spf("example.org"), [dkim("example.org")], dns)
+    assert (result.status, result.applied) == (DmarcStatus.PERMERROR, applied)
 
 
 def test_every_author_fault_has_its_problem() -> None:

@@ -1,0 +1,105 @@
+"""What one message may cost in DNS: so many questions and so much time, whatever its sender has published.
+
+SPF, DKIM and DMARC have limits of their own; a hostile message drives all of them at once. Every distinct name and type counts,
+whether or not the answer happens to be cached: the verdict on a message must not depend on which mail came before it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from gateway.dns.cache import Key
+from gateway.dns.resolver import Outcome, RecordType, Resolver, Temporary, Trouble, outcome_word
+
+_OVER_BUDGET: Final = Temporary(Trouble.BUDGET)
+
+
+class DnsQuestion(NamedTuple):
+    """One question that a message's checks asked, for the trace.
+
+    Attributes:
+        name: as the check wrote it; a stranger's text.
+        record_type: what was asked for.
+        outcome: see `outcome_word`.
+        ms: milliseconds that it took.
+    """
+
+    name: str
+    record_type: RecordType
+    outcome: str
+    ms: float
+
+
+class BudgetedResolver:
+    """One message's view of the DNS: bounded, each question asked once, everything asked written down.
+
+    Args:
+        inner: who is asked. Its `peek(name, record_type)`, where it has one, answers at once what is known already.
+        max_queries: distinct questions.
+        deadline: on `now`'s clock; whatever is not known by then is `Temporary(BUDGET)`.
+        now: a clock that never goes back, in seconds.
+
+    Attributes:
+        asked: the questions in the order of their answers; the first that was over the budget is the last.
+    """
+
+    __slots__ = ("_deadline", "_known", "_left", "_now", "_peek", "_query", "asked", "exhausted")
+
+    def __init__(
+        self,
+        inner: Resolver,
+        *,
+        max_queries: int,
+        deadline: float,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._query = inner.query
+        self._peek: Callable[[str, RecordType], Outcome | None] | None = getattr(inner, "peek", None)
+        self._left = max_queries
+        self._deadline = deadline
+        self._now = now
+        self._known: dict[Key, Outcome | None] = {}
+        self.asked: list[DnsQuestion] = []
+        self.exhausted = False
+
+    async def query(self, name: str, record_type: RecordType) -> Outcome:
+        """Look up `name`; see `Resolver.query`."""
+        key = (name.lower() if name.isascii() else name, record_type)
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        start = self._now()
+        if start >= self._deadline or not self._reserve(key):
+            return self._refuse(name, record_type, 0.0)
+        outcome = self._peek(name, record_type) if self._peek is not None else None
+        if outcome is None:
+            outcome = await self._wait_for(name, record_type, self._deadline - start)
+        ms = (self._now() - start) * 1000
+        if outcome is _OVER_BUDGET:
+            return self._refuse(name, record_type, ms)
+        if self._known[key] is None:  # two checks may have waited for the same question
+            self._known[key] = outcome
+            self.asked.append(DnsQuestion(name, record_type, outcome_word(outcome), ms))
+        return outcome
+
+    def _reserve(self, key: Key) -> bool:
+        if key not in self._known:  # being waited for by another check: counted already
+            if not self._left:
+                return False
+            self._left -= 1
+            self._known[key] = None
+        return True
+
+    async def _wait_for(self, name: str, record_type: RecordType, seconds: float) -> Outcome:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._query(name, record_type)
+        except TimeoutError:
+            return _OVER_BUDGET
+
+    def _refuse(self, name: str, record_type: RecordType, ms: float) -> Outcome:
+        if not self.exhausted:
+            self.exhausted = True
+            self.asked.append(DnsQuestion(name, record_type, Trouble.BUDGET.value, ms))
+        return _OVER_BUDGET

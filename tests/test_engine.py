@@ -1,0 +1,137 @@
+"""The engine on the whole corpus, and what becomes of a message when the fault is ours."""
+
+import re
+
+import pytest
+
+from gateway.dns.resolver import Outcome, RecordType
+from gateway.engine import QUARANTINE_FIELD, Engine, EngineOptions, Judged, OnError
+from gateway.mail.edits import apply_edits
+from gateway.mail.message import Message
+from gateway.policy import load_rules, parse_rules
+from gateway.policy.facts import problems
+from gateway.verdict import Disposition, Stage
+from tests.corpus import AUTHSERV_ID, FOLDER, NOW, CorpusCase, load_cases, world
+
+CASES = load_cases()
+
+
+def make_engine(rules: str = "default", **options: object) -> Engine:
+    return Engine(
+        world(),
+        load_rules(rules),
+        authserv_id=AUTHSERV_ID,
+        options=EngineOptions(**options),  # type: ignore[arg-type]  # keyword options of any kind
+        clock=lambda: NOW,
+    )
+
+
+def test_every_message_of_the_corpus_has_a_case_and_the_reverse() -> None:
+    assert {case.name for case in CASES} == {path.stem for path in FOLDER.glob("*.eml")}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_corpus(case: CorpusCase) -> None:
+    message = Message(case.raw)
+    verdict = await make_engine().judge(case.envelope(), message)
+    expect = dict(case.expect)
+    told = f"{verdict.evidence}"
+    assert (verdict.disposition, verdict.rule) == (expect.pop("disposition"), expect.pop("rule")), told
+    assert len(verdict.edits.remove) == expect.pop("removed", 0)
+    if problem := expect.pop("problem", None):
+        assert problem in problems(verdict.evidence), told
+    stamp = verdict.edits.prepend[0]
+    assert stamp.name == "Authentication-Results"
+    assert stamp.value.startswith(AUTHSERV_ID)
+    for method, word in expect.items():
+        assert re.search(rf"\b{method}={word}\b", stamp.value), stamp.value
+    handed_on = b"".join(apply_edits(message, verdict.edits))
+    assert handed_on.count(b"dmarc=pass header.from=bank.example") == (case.name == "spf-only")
+
+
+async def test_results_injection_stays_inside_its_quotes() -> None:
+    case = next(case for case in CASES if case.name == "results-injection")
+    verdict = await make_engine().judge(case.envelope(), Message(case.raw))
+    value = verdict.edits.prepend[0].value
+    outside = re.sub(r'"(?:[^"\\]|\\.)*"', '""', value)
+    assert "dkim=pass" in value
+    assert "dkim=pass" not in outside
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_monitor_refuses_nothing_and_says_what_it_would_have_done(case: CorpusCase) -> None:
+    verdict = await make_engine("monitor").judge(case.envelope(), Message(case.raw))
+    assert verdict.disposition is Disposition.ACCEPT
+    assert verdict.intended == case.expect["disposition"]
+    assert QUARANTINE_FIELD not in [field.name for field in verdict.edits.prepend]
+
+
+async def test_quarantine_is_marked_and_a_mark_that_came_in_is_not_believed() -> None:
+    case = next(case for case in CASES if case.name == "spoofed-quarantine")
+    raw = b"x-gateway-quarantine: rule=mine\r\n" + case.raw
+    verdict = await make_engine().judge(case.envelope(), Message(raw))
+    handed_on = b"".join(apply_edits(Message(raw), verdict.edits))
+    marks = re.findall(rb"(?im)^x-gateway-quarantine:.*$", handed_on)
+    assert marks == [b"X-Gateway-Quarantine: rule=dmarc-quarantine; id=corpus.1\r"]
+
+
+class Broken:
+    async def query(self, name: str, record_type: RecordType) -> Outcome:
+        raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("on_error", "disposition", "code"),
+    [(OnError.DEFER, Disposition.DEFER, 451), (OnError.ACCEPT, Disposition.ACCEPT, None)],
+)
+async def test_a_bug_is_never_a_pass_and_never_a_permanent_refusal(
+    on_error: OnError, disposition: Disposition, code: int | None
+) -> None:
+    case = next(case for case in CASES if case.name == "forged-results")
+    seen: list[Judged] = []
+    engine = Engine(
+        Broken(),
+        load_rules("default"),
+        authserv_id=AUTHSERV_ID,
+        options=EngineOptions(on_error=on_error),
+        observe=seen.append,
+    )
+    verdict = await engine.judge(case.envelope(), Message(case.raw))
+    assert verdict.disposition is disposition
+    assert (verdict.reply.code if verdict.reply else None) == code
+    assert [judged.verdict for judged in seen] == [verdict]
+    if disposition is Disposition.ACCEPT:
+        assert "dmarc=temperror" in verdict.edits.prepend[0].value
+        assert len(verdict.edits.remove) == 5
+
+
+async def test_a_message_has_a_bounded_number_of_questions() -> None:
+    asked: list[str] = []
+
+    class Endless:
+        async def query(self, name: str, record_type: RecordType) -> Outcome:
+            asked.append(name)
+            return await world().query(name, record_type)
+
+    case = next(case for case in CASES if case.name == "honest-rsa")
+    engine = Engine(
+        Endless(), load_rules("default"), authserv_id=AUTHSERV_ID, options=EngineOptions(max_queries=3)
+    )
+    verdict = await engine.judge(case.envelope(), Message(case.raw))
+    assert len(asked) == 3
+    assert verdict.disposition is Disposition.DEFER
+
+
+async def test_early_rules_refuse_before_the_message() -> None:
+    rules = parse_rules(
+        '[[rule]]\nid = "early"\nwhy = "w"\nstage = "mail"\nwhen = { spf = "pass", mail_from = "evil.example" }\n'
+        'action = "reject"\n[[rule]]\nid = "rest"\nwhy = "w"\naction = "accept"\n'
+    )
+    engine = Engine(world(), rules, authserv_id=AUTHSERV_ID)
+    evil = next(case for case in CASES if case.name == "spoofed-reject").envelope()
+    honest = next(case for case in CASES if case.name == "honest-rsa").envelope()
+    verdict = await engine.screen(Stage.MAIL, evil)
+    assert verdict is not None
+    assert str(verdict.reply) == "550 5.7.1 message refused (early, corpus.1)"
+    assert await engine.screen(Stage.MAIL, honest) is None
+    assert await engine.screen(Stage.RCPT, evil) is None
