@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Final
 
 from gateway.auth.dkim.canonical import (
@@ -110,7 +111,7 @@ def hash_body(pieces: Iterable[bytes], lengths: Iterable[int]) -> BodyHashes:
     prefixes: dict[int, bytes] = {}
     ahead = sorted(lengths, reverse=True)
     done = 0
-    for piece in pieces:
+    for piece in chain((b"",), pieces):  # the first is for a length of 0, which an empty body has too
         rest = piece
         while ahead and ahead[-1] <= done + len(rest):
             cut = ahead[-1] - done

@@ -1,6 +1,5 @@
 """What a signing domain publishes at `selector._domainkey.domain` (RFC 6376 §3.6, RFC 8301 §3.2, RFC 8463 §4)."""
 
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from gateway.auth.dkim.signature import Algorithm, Signature
-from gateway.auth.dkim.tags import DkimError, parse_tags, split_words, without_white_space
+from gateway.auth.dkim.tags import DkimError, decode_base64, parse_tags, split_words, without_white_space
 from gateway.auth.results import Problem
 
 MIN_TRUSTED_RSA_BITS: Final = 1024  # RFC 8301 §3.2
@@ -145,8 +144,8 @@ def _key_bytes(tags: dict[str, str]) -> bytes:
     if not text:
         raise DkimError(Problem.DKIM_KEY_REVOKED, "p= is empty: the key is revoked")
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as error:
+        return decode_base64(text)
+    except DkimError as error:
         raise DkimError(Problem.DKIM_KEY_SYNTAX, "p= is not base64") from error
 
 

@@ -1,6 +1,5 @@
 """What a DKIM-Signature field says (RFC 6376 §3.5, RFC 8301, RFC 8463, RFC 8616 §4)."""
 
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from gateway.auth.dkim.canonical import Canonicalization
-from gateway.auth.dkim.tags import DkimError, parse_tags, split_words, without_white_space
+from gateway.auth.dkim.tags import DkimError, decode_base64, parse_tags, split_words, without_white_space
 from gateway.auth.results import Problem
 from gateway.mail.address import parse_domain
 from gateway.mail.errors import ParseError
@@ -20,6 +19,7 @@ MAX_AUID_LENGTH: Final = 512
 """Longer than any address (RFC 5321 §4.5.3.1) with every byte of its local part in quoted-printable."""
 
 _SHA256_BYTES: Final = 32
+_ENCODED_BYTE: Final = re.compile(rb"=([0-9A-F]{2})")
 _FIELD_NAME: Final = re.compile(rb"[!-9;-~]+")
 _DIGITS: Final = {
     "t": re.compile(r"[0-9]{1,12}"),
@@ -45,7 +45,7 @@ class Signature:
         signature_text: `b=` as written, without white space.
         body_hash: `bh=`, decoded.
         domain: `d=` in A-labels, lower case.
-        auid: `i=` with its domain in A-labels, white space removed, its local part still in quoted-printable.
+        auid: `i=`, decoded, its domain in A-labels; printable, but the local part may hold anything else.
         signed_fields: the names in `h=` in lower case, in the order in which they are hashed.
         body_length: `l=`; None where absent, which is not 0.
         timestamp: `t=`, likewise seconds since 1970, as is `expiration`, `x=`.
@@ -115,7 +115,7 @@ def message_signature(tags: Mapping[str, str], *, auid: str | None) -> Signature
     signature_text = without_white_space(_required(tags, "b"))
     header, body = _canonicalization(tags.get("c", "simple/simple"))
     domain = _domain(_required(tags, "d"))
-    body_hash = _base64(without_white_space(_required(tags, "bh")))
+    body_hash = decode_base64(without_white_space(_required(tags, "bh")))
     if len(body_hash) != _SHA256_BYTES and algorithm is not Algorithm.RSA_SHA1:
         raise DkimError(Problem.DKIM_SYNTAX, "bh= is not a SHA-256 hash")
     timestamp, expiration = _number(tags, "t"), _number(tags, "x")
@@ -123,7 +123,7 @@ def message_signature(tags: Mapping[str, str], *, auid: str | None) -> Signature
         raise DkimError(Problem.DKIM_SYNTAX, "x= is not after t=")  # RFC 6376 §3.5
     return Signature(
         algorithm=algorithm,
-        signature=_base64(signature_text),
+        signature=decode_base64(signature_text),
         signature_text=signature_text,
         body_hash=body_hash,
         header_canonicalization=header,
@@ -186,7 +186,7 @@ def _auid(text: str | None, domain: str) -> str:
         return "@" + domain
     if len(text) > MAX_AUID_LENGTH:
         raise DkimError(Problem.DKIM_SYNTAX, "i= is longer than an address can be")
-    local_part, at, host = without_white_space(text).rpartition("@")
+    local_part, at, host = _from_quoted_printable(text).rpartition("@")
     if not at:
         raise DkimError(Problem.DKIM_SYNTAX, "i= without @")
     host = _domain(host)
@@ -195,13 +195,17 @@ def _auid(text: str | None, domain: str) -> str:
     return f"{local_part}@{host}"
 
 
-def _base64(text: str) -> bytes:
+def _from_quoted_printable(text: str) -> str:
+    """Undo dkim-quoted-printable (RFC 6376 §2.11). What it hides must be text: a CRLF would end up in our own fields."""
+    encoded = without_white_space(text).encode()
+    if b"=" in _ENCODED_BYTE.sub(b"", encoded):
+        raise DkimError(Problem.DKIM_SYNTAX, "i= with an equals sign that encodes nothing")
     try:
-        decoded = binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as error:
-        raise DkimError(Problem.DKIM_SYNTAX, "b= or bh= is not base64") from error
-    if not decoded:
-        raise DkimError(Problem.DKIM_SYNTAX, "b= or bh= is empty")
+        decoded = _ENCODED_BYTE.sub(lambda match: bytes((int(match[1], 16),)), encoded).decode()
+    except UnicodeDecodeError as error:
+        raise DkimError(Problem.DKIM_SYNTAX, "i= that is not UTF-8") from error
+    if not decoded.isprintable():
+        raise DkimError(Problem.DKIM_SYNTAX, "i= with something that cannot be printed")
     return decoded
 
 
