@@ -51,8 +51,7 @@ Message-ID: <20030712040037.46341.5F8J@football.example.com>\r
     + BODY
 )
 
-RFC6376 = (
-    b"""\
+RFC6376 = b"""\
 DKIM-Signature: v=1; a=rsa-sha256; s=brisbane; d=example.com;\r
       c=simple/simple; q=dns/txt; i=joe@football.example.com;\r
       h=Received : From : To : Subject : Date : Message-ID;\r
@@ -69,9 +68,7 @@ To: Suzie Q <suzie@shopping.example.net>\r
 Subject: Is dinner ready?\r
 Date: Fri, 11 Jul 2003 21:00:37 -0700 (PDT)\r
 Message-ID: <20030712040037.46341.5F8J@football.example.com>\r
-"""
-    + BODY.replace(b".  Are", b". Are")  # one blank here, two above: relaxed forgives it, simple does not
-)
+""" + BODY.replace(b".  Are", b". Are")  # one blank here, two above: relaxed forgives it, simple does not
 
 NOW = 1_600_000_000.0
 

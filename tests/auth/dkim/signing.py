@@ -13,7 +13,11 @@ from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicNumbers, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.rsa import (
+    RSAPrivateKey,
+    RSAPublicNumbers,
+    generate_private_key,
+)
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -169,7 +173,9 @@ class Signer:
         return rsa_key(2048).sign(digest, PKCS1v15(), Prehashed(SHA256()))
 
 
-def canonical_message(raw: bytes, header: Canonicalization, body: Canonicalization) -> tuple[list[bytes], bytes]:
+def canonical_message(
+    raw: bytes, header: Canonicalization, body: Canonicalization
+) -> tuple[list[bytes], bytes]:
     """What two messages must share for one signature to fit both."""
     message = Message(raw)
     fields = [canonical_field(message.field_bytes(found), header) for found in message.fields]

@@ -19,9 +19,17 @@ FIELDS = [
     (b"B : Y\t\r\n\tZ  \r\n", b"b:Y Z\r\n", "likewise"),
     (b"Subject:\r\n", b"subject:\r\n", "an empty value"),
     (b"Subject: \t \r\n", b"subject:\r\n", "a blank one"),
-    (b"Subject:\r\n a\r\n \r\n b\r\n", b"subject:a b\r\n", "folding on the first line, and a blank line within"),
+    (
+        b"Subject:\r\n a\r\n \r\n b\r\n",
+        b"subject:a b\r\n",
+        "folding on the first line, and a blank line within",
+    ),
     (b"SUBJECT\t :a:b", b"subject:a:b\r\n", "colons in the value; the message breaks off"),
-    ("Subject: Grüße\u00a0 X\r\n".encode(), "subject:Grüße\u00a0 X\r\n".encode(), "only blank and tab are white space"),
+    (
+        "Subject: Grüße\u00a0 X\r\n".encode(),
+        "subject:Grüße\u00a0 X\r\n".encode(),
+        "only blank and tab are white space",
+    ),
     (b"X: a\x0b \x0c\r\n", b"x:a\x0b \x0c\r\n", "nor are vertical tab and form feed"),
 ]
 
@@ -64,7 +72,9 @@ def by_the_book(text: bytes, how: Canonicalization) -> bytes:
     return b"\r\n".join(lines) + b"\r\n" if lines or how is SIMPLE else b""
 
 
-PIECES = st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b" ", b"\t", b"a", b".", b"  \t", b"\r\n\r\n", b"\xff\x00"]))
+PIECES = st.lists(
+    st.sampled_from([b"\r\n", b"\r", b"\n", b" ", b"\t", b"a", b".", b"  \t", b"\r\n\r\n", b"\xff\x00"])
+)
 
 
 @given(PIECES.map(b"".join), st.sampled_from(list(Canonicalization)), st.integers(1, 7))
@@ -103,7 +113,11 @@ def test_memory_stays_flat_on_a_body_of_line_ends() -> None:
 EMPTIED = [
     (b"S: v=1; b=QUJD; d=x\r\n", b"S: v=1; b=; d=x\r\n", "in the middle"),
     (b"S: v=1; b=QUJD\r\n", b"S: v=1; b=", "at the end, with the line end"),
-    (b"S: v=1; b = \r\n\tQU\r\n JD \r\n\t; d=x\r\n", b"S: v=1; b =; d=x\r\n", "folded, with blanks around the sign"),
+    (
+        b"S: v=1; b = \r\n\tQU\r\n JD \r\n\t; d=x\r\n",
+        b"S: v=1; b =; d=x\r\n",
+        "folded, with blanks around the sign",
+    ),
     (b"S:b=QUJD;bh=x\r\n", b"S:b=;bh=x\r\n", "first of all"),
     (b"S: bh=b=x; z=b=y; b=Q\r\n", b"S: bh=b=x; z=b=y; b=", "b= within other values"),
     (b"S: h=from:b; \r\n b=Q;\r\n", b"S: h=from:b; \r\n b=;\r\n", "a field named b"),

@@ -1,5 +1,6 @@
 """Whatever 1 MB of message an enemy thinks of, the answer comes in under a second, and is no exception."""
 
+import contextlib
 import time
 
 import pytest
@@ -50,18 +51,24 @@ SIGNATURES = {
 }
 RAW = {
     **{f"body of {name}": Signer().sign(MESSAGE) + text for name, text in BODIES.items()},
-    **{f"simple body of {name}": Signer(body=Canonicalization.SIMPLE).sign(MESSAGE) + text for name, text in BODIES.items()},
+    **{
+        f"simple body of {name}": Signer(body=Canonicalization.SIMPLE).sign(MESSAGE) + text
+        for name, text in BODIES.items()
+    },
     **{f"signature with {name}": field + b"\r\n" + MESSAGE for name, field in SIGNATURES.items()},
     "half a megabyte of signature that is read": HEAD + b"; b=" + b"A" * 500_000 + b"\r\n" + MESSAGE,
     "2,000 signatures": (HEAD + b"; b=AAAA\r\n") * 1_990 + MESSAGE,
-    "eight times 30,000 names": (HEAD.replace(b"h=from", b"h=from" + b":a" * 30_000) + b"; b=AAAA\r\n") * 8 + MESSAGE,
+    "eight times 30,000 names": (HEAD.replace(b"h=from", b"h=from" + b":a" * 30_000) + b"; b=AAAA\r\n") * 8
+    + MESSAGE,
     "eight lengths of one body": b"".join(
         HEAD + b"; l=%d; b=AAAA\r\n" % length for length in range(MB // 2, MB // 2 + 8)
     )
     + HEADER
     + b"\r\n"
     + b"  x" * (MB // 3),
-    "a header field of spaces": Signer(signed="from:subject").sign(MESSAGE).replace(b"dinner", b" \t" * 200_000),
+    "a header field of spaces": Signer(signed="from:subject")
+    .sign(MESSAGE)
+    .replace(b"dinner", b" \t" * 200_000),
     "no end to the header": Signer().sign(HEADER) + b"X: " + b" \r\n " * (MB // 4),
 }
 
@@ -83,10 +90,8 @@ async def test_the_answer_comes_in_time(raw: bytes) -> None:
 def test_each_function_takes_it_whole(value: bytes) -> None:
     """`Message` cuts a header at half a megabyte; the functions below it must not depend on that."""
     started = time.process_time()
-    try:
+    with contextlib.suppress(DkimError):
         parse_signature(value.partition(b":")[2])
-    except DkimError:
-        pass
     for how in Canonicalization:
         canonical_field(without_signature(value), how)
 

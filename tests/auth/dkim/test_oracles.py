@@ -5,7 +5,7 @@ space beyond blank and tab; bare line ends; an unterminated last line. None of t
 """
 
 import base64
-import dataclasses
+import re
 import shutil
 import subprocess
 import time
@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from gateway.auth.dkim import check_dkim
 from gateway.auth.dkim.canonical import Canonicalization
-from gateway.auth.results import DkimStatus, Problem
-from gateway.dns.resolver import RecordType
+from gateway.auth.results import DkimStatus
 from gateway.mail.message import Message
 from tests.auth.dkim.signing import (
     MESSAGE,
@@ -110,7 +109,9 @@ def test_what_we_sign_for_tests_verifies_with_dkimpy(
     assert foreign_verdict(Signer(header=header, body=body, signed="from:date:subject:subject").sign(raw))
 
 
-WORDS = st.sampled_from([b"a", b"b", b" ", b"\t", b"  ", b"\r\n", b"\r\n ", b"\r\n\r\n", b".", b":", b"\xc3\xbc"])
+WORDS = st.sampled_from(
+    [b"a", b"b", b" ", b"\t", b"  ", b"\r\n", b"\r\n ", b"\r\n\r\n", b".", b":", b"\xc3\xbc"]
+)
 
 
 @settings(max_examples=60)
@@ -167,6 +168,8 @@ def test_opendkim_agrees(tmp_path: Path) -> None:
     right: set[str] = set()
     for number, raw in enumerate(MESSAGES.values()):
         for header, body in FORMS:
+            if header is SIMPLE and not re.search(rb"Subject ?: \S", raw):
+                continue  # like a milter, opendkim's test mode loses the white space after a colon
             signed = Signer(header=header, body=body, signed="from:date:subject:subject").sign(raw)
             name = f"{number}-{header}-{body}"
             (tmp_path / name).write_bytes(signed)

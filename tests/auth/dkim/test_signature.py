@@ -13,7 +13,9 @@ TAGS = {"v": "1", "a": "rsa-sha256", "d": "example.org", "s": "sel", "h": "from:
 
 def read(**changes: str | None) -> Signature:
     tags = {**TAGS, **changes}
-    return parse_signature("; ".join(f"{name}={text}" for name, text in tags.items() if text is not None).encode())
+    return parse_signature(
+        "; ".join(f"{name}={text}" for name, text in tags.items() if text is not None).encode()
+    )
 
 
 def test_defaults() -> None:
@@ -81,7 +83,10 @@ def test_an_arc_message_signature_is_read_by_the_same_code() -> None:
 VALUES = st.sampled_from([*TAGS.values(), "", "simple", "relaxed/x", "0", "@", "joe@a.example.org", "ü", ":"])
 
 
-@given(st.dictionaries(st.sampled_from("vabdhsitxlqcz") | st.just("bh"), VALUES) | st.just({}), st.binary(max_size=30))
+@given(
+    st.dictionaries(st.sampled_from("vabdhsitxlqcz") | st.just("bh"), VALUES) | st.just({}),
+    st.binary(max_size=30),
+)
 def test_anything_is_read_or_refused(changes: dict[str, str], junk: bytes) -> None:
     text = "; ".join(f"{name}={value}" for name, value in {**TAGS, **changes}.items()).encode()
     for value in (text, text + junk, junk + text):

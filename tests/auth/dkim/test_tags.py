@@ -8,7 +8,11 @@ from gateway.auth.results import Problem
 GOOD = [
     (b"a=1", {"a": "1"}, "one tag"),
     (b"a=1;", {"a": "1"}, "a semicolon at the end"),
-    (b" a = 1 ;\r\n\tB_2= x y ; \r\n ", {"a": "1", "B_2": "x y"}, "white space and folding anywhere between words"),
+    (
+        b" a = 1 ;\r\n\tB_2= x y ; \r\n ",
+        {"a": "1", "B_2": "x y"},
+        "white space and folding anywhere between words",
+    ),
     (b"a=;b=", {"a": "", "b": ""}, "values may be empty"),
     (b"a=b=c", {"a": "b=c"}, "a value may hold an equals sign"),
     (b"a=1;A=2", {"a": "1", "A": "2"}, "names have case"),
