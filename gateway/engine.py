@@ -57,12 +57,14 @@ class EngineOptions:
         message_timeout_s: seconds that all of one message's checks may take together.
         max_signatures: DKIM signatures evaluated in one message.
         on_error: what to do with a message that a bug keeps from being judged.
+        client_known: False for a saved message that came without the client's address: SPF and iprev are not asked.
     """
 
     max_queries: int = 60
     message_timeout_s: float = 20.0
     max_signatures: int = 8
     on_error: OnError = OnError.DEFER
+    client_known: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +197,8 @@ class Engine:
         session = envelope.session
         if session.is_ours:
             return Evidence()
+        if not self._options.client_known:
+            return Evidence(sender_domain=await check_sender_domain(envelope.mail_from, resolver))
         receiver = self._authserv_id
         return Evidence(
             spf_helo=await check_helo(session.client_ip, session.helo, resolver, receiver=receiver),

@@ -135,6 +135,8 @@ def _spf_says(result: SpfResult, client: str) -> tuple[str, Tone]:
             return f"{client} probably may not send for {domain}.", Tone.DOUBT
         case SpfStatus.NEUTRAL:
             return f"{domain} says neither yes nor no to {client}.", Tone.NEUTRAL
+        case SpfStatus.NONE if result.domain is None:
+            return _because("There is no domain to ask about.", result.problem), Tone.NEUTRAL
         case SpfStatus.NONE:
             return _because(f"{domain} publishes no SPF record.", result.problem), Tone.NEUTRAL
         case SpfStatus.POLICY:

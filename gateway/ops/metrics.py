@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from gateway import __version__
 from gateway.auth.results import Evidence, Problem
-from gateway.dns.resolver import RecordType
+from gateway.dns.stub import DnsObservation
 from gateway.mail.envelope import Envelope, Listener
 from gateway.ops.tally import OTHER, Spread, Tally
 from gateway.verdict import Disposition, Verdict
@@ -164,12 +164,13 @@ class Metrics(Collector):
             if verdict.rule == Problem.INTERNAL:
                 self._faults.add()
 
-    def dns_query(self, record_type: RecordType, outcome: str, seconds: float, *, cached: bool) -> None:
-        """A DNS question was answered. `outcome`: `answer`, or the word of a `Missing` or a `Trouble`."""
+    def dns(self, observation: DnsObservation) -> None:
+        """A check asked the DNS."""
+        record_type = observation.record_type
         with self._lock:
-            self._queries.add((record_type, outcome, "yes" if cached else "no"))
-            if not cached:
-                self._query_seconds.observe(seconds, (record_type,))
+            self._queries.add((record_type, observation.outcome, "yes" if observation.cached else "no"))
+            if not observation.cached:
+                self._query_seconds.observe(observation.seconds, (record_type,))
 
     def reloaded(self, *, ok: bool) -> None:
         """SIGHUP was obeyed, or the new files were refused and the old ones stand."""

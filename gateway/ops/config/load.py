@@ -44,8 +44,12 @@ def load_settings(path: Path | None, environ: Mapping[str, str], *, now: datetim
     return load_config(path, environ, now=now).settings
 
 
-def load_config(path: Path | None, environ: Mapping[str, str], *, now: datetime | None = None) -> Loaded:
+def load_config(
+    path: Path | None, environ: Mapping[str, str], *, now: datetime | None = None, look_at_files: bool = True
+) -> Loaded:
     """As `load_settings`, with the warnings.
+
+    `look_at_files`: whether the files that the config names are read; a command that needs none of them need not be able to.
 
     Raises:
         ConfigError: with every fault.
@@ -60,7 +64,9 @@ def load_config(path: Path | None, environ: Mapping[str, str], *, now: datetime 
         settings = Settings.model_validate(merged, context=context)
     except ValidationError as error:
         faults += report.invalid(error, merged)
-    about_files = list(_check_files(settings, merged, context, now or files.utc_now()))
+    about_files: list[files.FileFault] = []
+    if look_at_files:
+        about_files += _check_files(settings, merged, context, now or files.utc_now())
     faults += (report.about_file(one, merged) for one in about_files if not one.is_warning)
     if faults or settings is None:
         raise ConfigError(sorted(faults, key=_place))

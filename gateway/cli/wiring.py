@@ -1,0 +1,100 @@
+"""From settings to the parts that judge: resolver and engine. `serve` and `check` build them in the same way."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from gateway.dns.cache import CacheLimits
+from gateway.dns.stub import DnsObservation, StubOptions, StubResolver
+from gateway.dns.zone import ZoneResolver
+from gateway.engine import Engine, EngineOptions, Judged, OnError
+from gateway.ops.config import DkimSettings, DnsSettings, PolicySettings
+from gateway.policy import RuleSet
+
+RESOLV_CONF: Final = Path("/etc/resolv.conf")
+LOOPBACK: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observers:
+    """Who is told of what happens; None: nobody."""
+
+    judged: Callable[[Judged], None] | None = None
+    dns: Callable[[DnsObservation], None] | None = None
+
+
+NOBODY: Final = Observers()
+
+
+def build_resolver(dns: DnsSettings, observers: Observers = NOBODY) -> StubResolver | ZoneResolver:
+    """A zone file's resolver where one is named, else a stub.
+
+    Raises:
+        OSError, ZoneError: the zone file; `gateway.ops.config.load` has looked at it before.
+    """
+    if dns.zone_file is not None:
+        return ZoneResolver.from_file(dns.zone_file)
+    servers = [str(server) for server in dns.servers] or system_servers()
+    options = StubOptions(
+        timeout_s=dns.timeout_s,
+        attempt_timeout_s=min(StubOptions().attempt_timeout_s, dns.timeout_s),
+        cache=CacheLimits(max_entries=dns.cache_entries),
+    )
+    return StubResolver(servers, options=options, observe=observers.dns)
+
+
+def system_servers(path: Path = RESOLV_CONF) -> list[str]:
+    """The system's resolvers; the one on this host where none is named, as resolv.conf(5) has it."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    words = (line.split() for line in lines)
+    found = [
+        word[1] for word in words if len(word) > 1 and word[0] == "nameserver" and _is_plain_address(word[1])
+    ]
+    return found or [LOOPBACK]
+
+
+def _is_plain_address(text: str) -> bool:
+    """Whether the stub resolver can use it: an address without a scope (`fe80::1%eth0`)."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """All that the engine is built from."""
+
+    resolver: StubResolver | ZoneResolver
+    rules: RuleSet
+    authserv_id: str
+    dns: DnsSettings
+    policy: PolicySettings
+    dkim: DkimSettings
+    clock: Callable[[], float] = time.time
+
+
+def build_engine(parts: Judging, observers: Observers = NOBODY, *, client_known: bool = True) -> Engine:
+    """The engine of these parts."""
+    options = EngineOptions(
+        max_queries=parts.dns.max_queries_per_message,
+        message_timeout_s=parts.dns.message_timeout_s,
+        max_signatures=parts.dkim.max_signatures,
+        on_error=OnError(parts.policy.on_error),
+        client_known=client_known,
+    )
+    return Engine(
+        parts.resolver,
+        parts.rules,
+        authserv_id=parts.authserv_id,
+        options=options,
+        observe=observers.judged,
+        clock=parts.clock,
+    )
