@@ -7,7 +7,9 @@ check must never take the third for the second (a DNS failure is never a pass an
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+MAX_CNAMES: Final = 10  # in one answer; unbound follows 11, BIND 16; honest chains have one or two
 
 
 class RecordType(StrEnum):
@@ -96,6 +98,17 @@ class Temporary:
 
 
 Outcome = Answer | NotFound | Temporary
+
+
+def outcome_word(outcome: Outcome) -> str:
+    """The one word for logs, traces and metric labels: `answer`, or why there is none."""
+    match outcome:
+        case Answer():
+            return "answer"
+        case NotFound():
+            return outcome.missing.value
+        case Temporary():
+            return outcome.trouble.value
 
 
 class Resolver(Protocol):

@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from gateway.dns.names import canonical_name
 from gateway.dns.resolver import (
+    MAX_CNAMES,
     Answer,
     Missing,
     NotFound,
@@ -22,8 +23,6 @@ from gateway.dns.resolver import (
 from gateway.dns.zone_text import DEFAULT_TTL, Fault, Node, RecordSet, ZoneError, parse_master_file
 
 __all__ = ["Fault", "ZoneError", "ZoneResolver"]
-
-MAX_CNAMES = 10  # unbound gives up after 11, BIND after 16; honest chains have one or two
 
 _SERVFAIL: Final = Temporary(Trouble.SERVFAIL)  # what a resolver says of a CNAME loop
 _EMPTY: Final = Node(secure=True)  # as secure as what is above it: see `_not_found`
@@ -79,6 +78,10 @@ class ZoneResolver:
 
     async def query(self, name: str, record_type: RecordType) -> Outcome:
         """Look up `name`; see `Resolver.query`."""
+        return self.peek(name, record_type)
+
+    def peek(self, name: str, record_type: RecordType) -> Outcome:
+        """The same, at once."""
         wanted = canonical_name(name)
         if wanted is None:
             return NotFound(Missing.NXDOMAIN, ttl=DEFAULT_TTL, secure=False)
