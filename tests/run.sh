@@ -19,7 +19,7 @@ done
 [ -n "$python" ] || { say "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 1; }
 
 # command:package, and files for what has no command
-wanted="postfix:postfix smtp-sink:postfix knotd:knot keymgr:knot unbound:unbound kdig:knot-dnsutils swaks:swaks
+wanted="postfix:postfix smtp-sink:postfix knotd:knot keymgr:knot unbound:unbound swaks:swaks
 opendkim:opendkim opendkim-testmsg:opendkim-tools promtool:prometheus cc:gcc"
 missing=""
 PATH="$PATH:/usr/sbin:/sbin"
