@@ -52,7 +52,10 @@ class SignedContent:
     def __init__(self, message: Message, signatures: Iterable[Signature]) -> None:
         self._message = message
         self._signatures = tuple(signatures)
-        self._fields: dict[Canonicalization, dict[int, bytes]] = {how: {} for how in Canonicalization}
+        self._fields: dict[Canonicalization, dict[int, bytes]] = {
+            Canonicalization.SIMPLE: {},
+            Canonicalization.RELAXED: {},
+        }
 
     def body(self, how: Canonicalization) -> BodyHashes:
         """Hash the body in this form."""
@@ -83,26 +86,26 @@ class SignedContent:
         """
         message = self._message
         how = signature.header_canonicalization
+        known = self._fields[how]
+        own_field = message.fields[position]
         parts: list[bytes] = []
         unused: dict[bytes, list[int]] = {}
         for name in signature.signed_fields:
             places = unused.get(name)
             if places is None:
-                places = unused[name] = [place for place in message.positions(name) if place != position]
+                places = unused[name] = list(message.positions(name))
+                if name == own_field.key:
+                    places.remove(position)  # it is hashed last, without its b=
             # From the bottom up; a name listed more often than it occurs signs that there is no further one (§5.4.2).
             if places:
-                parts.append(self._field(places.pop(), how))
-        own = without_signature(message.field_bytes(message.fields[position]))
+                place = places.pop()
+                text = known.get(place)
+                if text is None:
+                    text = known[place] = canonical_field(message.field_bytes(message.fields[place]), how)
+                parts.append(text)
+        own = without_signature(message.field_bytes(own_field))
         parts.append(canonical_field(own, how).removesuffix(CRLF))
         return hashlib.sha256(b"".join(parts)).digest()
-
-    def _field(self, position: int, how: Canonicalization) -> bytes:
-        known = self._fields[how]
-        text = known.get(position)
-        if text is None:
-            message = self._message
-            text = known[position] = canonical_field(message.field_bytes(message.fields[position]), how)
-        return text
 
 
 def hash_body(pieces: Iterable[bytes], lengths: Iterable[int]) -> BodyHashes:
