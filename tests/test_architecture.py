@@ -1,0 +1,67 @@
+"""Lower layers never import higher ones, and what touches the world stands where one looks for it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "gateway").rglob("*.py"))
+
+_MAY_IMPORT = {
+    "mail": {"mail"},
+    "dns": {"dns", "mail"},
+    "auth": {"auth", "dns", "mail"},
+    "policy": {"policy", "auth", "dns", "mail", "verdict"},
+    "verdict": {"auth", "mail"},
+    "stamp": {"auth", "mail"},
+    "engine": {"auth", "dns", "mail", "policy", "stamp", "verdict"},
+    "smtp": {"smtp", "mail", "verdict"},  # sans-IO: values and verdicts, nothing else
+    "milter": {"milter", "mail", "verdict"},
+    "ops": {"ops", "auth", "dns", "mail", "policy", "verdict"},
+    "listeners": {"listeners", "smtp", "milter", "ops", "mail", "verdict"},
+}
+_ONLY_IN = {
+    "prometheus_client": {"ops/metrics.py"},
+    "socket": {"listeners", "dns", "auth/spf/evaluation.py"},  # there only inet_pton, as pyspf does
+    "Milter": {"listeners"},
+    "milter": {"listeners"},
+    "aiohttp": {"listeners"},
+    "email": set(),  # recursive and quadratic on hostile headers
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that is imported for use; what only the type checker reads does not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the layer"
+            found.add(node.module or "")
+            if node.module == "gateway":
+                found |= {f"gateway.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lower_never_imports_higher(path: Path) -> None:
+    layer = path.relative_to(ROOT / "gateway").parts[0].removesuffix(".py")
+    allowed = _MAY_IMPORT.get(layer)
+    if allowed is None:  # cli, __main__: the top
+        return
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("gateway.")} - {"__version__"}
+    assert used <= allowed, f"{layer}/ must not import {sorted(used - allowed)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_foreign_libraries_stay_in_their_place(path: Path) -> None:
+    inside = path.relative_to(ROOT / "gateway")
+    for name in imports(path):
+        places = _ONLY_IN.get(name.split(".")[0])
+        if places is not None:
+            assert inside.parts[0] in places or inside.as_posix() in places, (
+                f"{name} does not belong in {inside}"
+            )
