@@ -23,6 +23,7 @@ MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path is 108 bytes with its NUL on Linu
 MAX_DOMAIN_BYTES: Final = 253  # RFC 1035 §2.3.4 as text, without the final dot
 DNS_PORT: Final = 53
 
+_SOCKET_MODES: Final = range(0o600, 0o777 + 1)
 _LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 _BRACKETED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::([0-9]{1,6}))?")
 
@@ -239,6 +240,12 @@ def _parse_rules(given: object, info: ValidationInfo) -> str | Path:
             )
 
 
+def _parse_mode(given: object) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or given not in _SOCKET_MODES:
+        raise wrong("is no file mode that lets the mail server in", "write it in octal: 0o660")
+    return given
+
+
 def _one_worker(given: object) -> int:
     if given != 1 or isinstance(given, bool):
         raise wrong("this release runs in one process", "write workers = 1, or leave it out")
@@ -255,7 +262,7 @@ Seconds = Annotated[float, Field(strict=True, gt=0, le=86_400, allow_inf_nan=Fal
 Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 Bytes = Annotated[int, Field(strict=True, ge=1, le=2**40)]
 Flag = Annotated[bool, Field(strict=True)]
-SocketMode = Annotated[int, Field(strict=True, ge=0o600, le=0o777)]
+SocketMode = Annotated[int, PlainValidator(_parse_mode)]
 Listen = Annotated[HostPort, PlainValidator(_parse_listen)]
 Connect = Annotated[HostPort, PlainValidator(_parse_connect)]
 Listens = Annotated[tuple[Listen, ...], BeforeValidator(_whole_list), Field(min_length=1, max_length=100)]
