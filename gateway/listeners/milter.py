@@ -1,0 +1,259 @@
+"""The milter listener: Postfix asks about a message before it takes it (Sendmail Mail Filter API, protocol 6).
+
+libmilter (through pymilter) does the protocol on threads of its own; the engine answers on the event loop. libmilter keeps
+its state in globals, so a process has one milter, once: after `drain` there is no second `start`.
+
+Mail from Postfix's `sendmail` command (`non_smtpd_milters`) comes as from 127.0.0.1, HELO localhost: it is one of our own
+only where `trusted_networks` says so. Better not to show it to this milter at all.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from gateway.listeners.loop_bridge import LoopBridge
+from gateway.listeners.milter_session import Bench, Load, MilterObserver, MilterSession, words_of
+from gateway.listeners.milter_socket import SocketPath
+from gateway.milter.collect import CollectOptions
+from gateway.verdict import Judge, Stage
+
+if TYPE_CHECKING:
+    from gateway.ops.config import MilterSettings
+
+_REPLY_GRACE_S: Final = 0.1
+"""libmilter writes the last answer after our callback has returned, and tells nobody when it has."""
+
+_STOP_S: Final = 6.0  # libmilter looks for its end every 5 s, if nothing wakes it
+_BACKLOG: Final = 128
+
+# Only what is used: the mail server does not send macros, or wait for answers, that nobody reads.
+_MACROS: Final = {
+    "M_CONNECT": "{client_addr}",  # a list may not be empty
+    "M_HELO": "{tls_version}",
+    "M_ENVFROM": "i {mail_addr} {auth_authen} {tls_version} {cipher}",
+    "M_ENVRCPT": "{rcpt_addr}",
+    "M_EOM": "i",
+}
+_PROTOCOL: Final = (
+    "P_NR_CONN",
+    "P_NR_HELO",
+    "P_NODATA",
+    "P_NR_HDR",
+    "P_NOEOH",
+    "P_NR_BODY",
+    "P_NOUNKNOWN",
+    "P_HDR_LEADSPC",  # without it no DKIM signature over `simple` headers survives
+)
+
+_log: Final = structlog.get_logger()
+
+
+class MilterUnavailableError(ImportError):
+    """pymilter is not installed; the message says how to get it."""
+
+
+def load_pymilter() -> Any:
+    """The extension module.
+
+    Raises:
+        MilterUnavailableError: it is not installed.
+    """
+    try:
+        return import_module("milter")
+    except ImportError as error:
+        raise MilterUnavailableError(
+            "the milter listener needs pymilter: pip install 'mailflow-gateway[milter]' "
+            "(to build it, libmilter's headers: Debian libmilter-dev, Fedora sendmail-milter-devel)",
+        ) from error
+
+
+class MilterListener:
+    """Serves the milter protocol on a UNIX socket, in this process.
+
+    Args:
+        settings: the `[milter]` section.
+        judge: asked on `loop`.
+        observer: told from libmilter's threads.
+        loop: where `judge` lives; it must run on another thread than the one that libmilter gets.
+        asks: whether `judge` could refuse at this stage before the message (MAIL, RCPT); if not, no time is spent on it.
+    """
+
+    def __init__(
+        self,
+        settings: "MilterSettings",
+        *,
+        judge: Judge,
+        observer: MilterObserver,
+        loop: asyncio.AbstractEventLoop,
+        asks: Callable[[Stage], bool] = lambda _stage: True,
+    ) -> None:
+        self._milter: Final = load_pymilter()
+        self._settings: Final = settings
+        self._loop: Final = loop
+        self._idle: Final = asyncio.Event()
+        self._stopping = False
+        self._ended: Final = asyncio.Event()
+        self._socket: SocketPath | None = None
+        self._load: Final = Load(settings.max_sessions, self._on_idle)
+        self._bench: Final = Bench(
+            judge=judge,
+            asks=asks,
+            bridge=LoopBridge(loop, settings.judge_timeout_s),
+            observer=observer,
+            load=self._load,
+            options=CollectOptions(
+                max_message_bytes=settings.max_message_bytes,
+                spool_threshold_bytes=settings.spool_threshold_bytes,
+                trusted_networks=tuple(settings.trusted_networks),
+            ),
+            new_id=_new_id,
+            words=words_of(self._milter),
+            hold=settings.quarantine == "hold",
+        )
+
+    def bind(self) -> None:
+        """Open the socket. Where several processes are to serve it, one does this and then forks.
+
+        Raises:
+            SocketInUseError: the path is not free.
+            milter.error: libmilter cannot bind there; it logs the reason.
+        """
+        milter = self._milter
+        self._socket = SocketPath(
+            Path(self._settings.listen.removeprefix("unix:")), self._settings.socket_mode
+        )
+        self._register(self._socket.private)
+        before = _sockets()
+        milter.opensocket(0)  # do not remove what is there
+        for descriptor in _sockets() - before:
+            # Workers share it: the one that loses the race for a connection must not wait in accept() for the next.
+            os.set_blocking(descriptor, False)
+        self._socket.publish()
+
+    def start(self) -> None:
+        """Serve, on a thread of libmilter's own. Call on the event loop's thread, after `bind`."""
+        threading.Thread(target=self._run, name="milter", daemon=True).start()
+
+    async def drain(self, deadline_s: float) -> int:
+        """Take no new message, let those under way end, stop.
+
+        Returns:
+            the number of messages that were still under way after `deadline_s`; their clients will see a 4xx.
+        """
+        if not self._load.drain():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), deadline_s)
+        left = self._load.messages
+        await asyncio.sleep(_REPLY_GRACE_S)
+        self._stopping = True
+        await asyncio.to_thread(self._milter.stop)
+        self._wake()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), _STOP_S)
+        return left
+
+    def close(self) -> None:
+        """Take the socket's name away; only for the process that called `bind`."""
+        if self._socket is not None:
+            self._socket.remove()
+
+    def _register(self, path: Path) -> None:
+        milter = self._milter
+        milter.set_flags(self._actions())
+        milter.set_exception_policy(milter.TEMPFAIL)
+        milter.set_connect_callback(self._on_connect)
+        milter.set_helo_callback(lambda context, name: context.getpriv().helo(name))
+        milter.set_envfrom_callback(lambda context, *arguments: context.getpriv().mail(context, arguments))
+        milter.set_envrcpt_callback(
+            lambda context, *arguments: context.getpriv().recipient(context, arguments)
+        )
+        milter.set_header_callback(lambda context, name, value: context.getpriv().header(name, value))
+        milter.set_body_callback(lambda context, chunk: context.getpriv().body(chunk))
+        milter.set_eom_callback(lambda context: context.getpriv().end(context))
+        milter.set_abort_callback(lambda context: context.getpriv().abort())
+        milter.set_close_callback(_on_close)
+        milter.settimeout(int(self._settings.timeout_s))
+        milter.setbacklog(_BACKLOG)
+        milter.setconn(f"unix:{path}")
+        milter.register("gateway", negotiate=self._on_negotiate)
+
+    def _actions(self) -> int:
+        milter = self._milter
+        actions: int = milter.ADDHDRS | milter.CHGHDRS | milter.QUARANTINE | milter.SETSYMLIST
+        return actions
+
+    def _on_negotiate(self, context: Any, offered: list[int]) -> int:
+        milter = self._milter
+        wanted = 0
+        for name in _PROTOCOL:
+            wanted |= getattr(milter, name)
+        missing = (self._actions() & ~offered[0]) | (wanted & ~offered[1])
+        if missing:  # Postfix before 2.6, or a milter_protocol below 6
+            _log.error("milter.protocol-too-old", missing=hex(missing))
+            reject: int = milter.REJECT
+            return reject
+        for stage, macros in _MACROS.items():
+            context.setsymlist(getattr(milter, stage), macros)
+        offered[:] = [self._actions(), wanted, 0, 0]
+        carry_on: int = milter.CONTINUE
+        return carry_on
+
+    def _on_connect(self, context: Any, name: str, _family: int, address: Any) -> int:
+        session = context.getpriv()
+        if session is None:
+            session = MilterSession(self._bench)
+            context.setpriv(session)
+        return int(session.connect(name, address[0] if isinstance(address, tuple) else None))
+
+    def _run(self) -> None:
+        try:
+            self._milter.main()
+        except self._milter.error:
+            _log.exception("milter.main-failed")
+        if not self._stopping:
+            # libmilter waits for SIGTERM too, and this one was the process': pass it on, or we serve nobody and live on.
+            _log.error("milter.ended-by-itself")
+            os.kill(os.getpid(), signal.SIGTERM)
+        with suppress(RuntimeError):  # the loop may be closed by now
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _on_idle(self) -> None:
+        self._loop.call_soon_threadsafe(self._idle.set)
+
+    def _wake(self) -> None:
+        """Connect once, so that libmilter sees that it is to stop instead of waiting out its interval."""
+        if self._socket is None:
+            return
+        with socket.socket(socket.AF_UNIX) as nudge, suppress(OSError):
+            nudge.setblocking(False)
+            nudge.connect(os.fspath(self._socket.path))
+
+
+def _on_close(context: Any) -> int:
+    session = context.getpriv()
+    if session is None:
+        return 0
+    context.setpriv(None)
+    return int(session.close())
+
+
+def _new_id() -> str:
+    return os.urandom(8).hex()
+
+
+def _sockets() -> set[int]:
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one that lists this directory is gone by now
+            if str(entry.readlink()).startswith("socket:"):
+                found.add(int(entry.name))
+    return found
