@@ -1,0 +1,443 @@
+"""One client's connection: carries out what its `ProxySession` asks for, and tells it what happens."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING, Final, assert_never, cast
+
+import structlog
+
+from gateway.listeners.downstream import DownstreamConnection, set_no_delay
+from gateway.listeners.spool import MessageSpool
+from gateway.mail.envelope import IpAddress, Listener, Tls
+from gateway.mail.reply import Reply
+from gateway.smtp import replies
+from gateway.smtp.client import DownstreamFailure, Step
+from gateway.smtp.command import Verb
+from gateway.smtp.dialog import Awaiting
+from gateway.smtp.effects import (
+    Ask,
+    Close,
+    Deliver,
+    Effect,
+    Lease,
+    Release,
+    Screen,
+    Send,
+    SessionEnd,
+    StartTls,
+    Tell,
+)
+from gateway.smtp.ehlo import Capabilities
+from gateway.smtp.proxy import ProxySession
+from gateway.smtp.state import State
+from gateway.smtp.transaction import Spool, Transaction
+from gateway.verdict import Disposition, Verdict
+
+if TYPE_CHECKING:
+    from gateway.listeners.smtp import SmtpListener
+
+MAX_BUFFERED_BYTES: Final = 64 * 1024
+"""Sent ahead by the client while a question is open; more stays in the kernel, and then at the client."""
+
+BALANCER_TIMEOUT_S: Final = 10.0
+TLS_TIMEOUT_S: Final = 30.0
+CLOSE_TIMEOUT_S: Final = 10.0
+"""For a client to take the last words; then the connection is cut."""
+
+REST_AFTER_S: Final = 2.0
+"""A client that is silent so long between two messages gives its connection downstream to others."""
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class SmtpSession(asyncio.Protocol):
+    """The driver of one session: the only place where its sockets, tasks and clock are."""
+
+    def __init__(self, listener: "SmtpListener") -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._core: ProxySession | None = None
+        self._downstream: DownstreamConnection | None = None
+        self._effects: deque[Effect] = deque()
+        self._is_performing = False
+        self._task: asyncio.Task[None] | None = None
+        self._early: bytes | None = None  # what TLS brought before we knew that its handshake was over
+        self._is_paused = False
+        self._is_choked = False
+        self._end: SessionEnd | None = None
+        self._admitted: IpAddress | None = None
+        self._identifier = listener.next_identifier()
+        # Timing
+        self._seen = -1
+        self._since = time.monotonic()
+        self._asked_at = 0.0
+        self._complete_at = 0.0
+
+    # ── asyncio.Protocol ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+        set_no_delay(transport)
+        peer = _peer_address(transport)
+        self._listener.opened(self)
+        if peer is None or not self._listener.has_place():
+            if peer is not None:
+                self._transport.write(replies.TOO_MANY_SESSIONS.to_bytes())
+            self._close(SessionEnd.REFUSED)
+            return
+        _log.debug("session.opened", session=self._identifier, client=str(peer))
+        self._core = ProxySession(self._listener.proxy, self, peer=peer, identifier=self._identifier)
+        self._feed(self._core.connected)
+
+    def data_received(self, data: bytes) -> None:
+        """The client sent something."""
+        if self._early is not None:
+            self._early += data
+        elif self._core:
+            core = self._core
+            self._feed(lambda: core.received(data))
+
+    def eof_received(self) -> bool | None:
+        """The client will send no more: what it has not been answered yet it will not hear."""
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is gone changes nothing
+        """The client, or we, closed the connection."""
+        self._transport = None
+        if self._task and self._core and self._core.awaiting is not Awaiting.DELIVERY:
+            self._task.cancel()
+        self._end = self._end or SessionEnd.CLIENT_CLOSED
+        if self._core:
+            self._feed(self._core.client_lost)
+        if self._admitted is not None:
+            self._listener.leave(self._admitted)
+        _log.debug("session.closed", session=self._identifier, end=self._end)
+        self._finish_if_done()
+
+    def pause_writing(self) -> None:
+        """The client does not read its replies: it gets no more until it does."""
+        self._is_choked = True
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._is_choked = False
+        self._regulate()
+
+    # ── effects ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _feed(self, happen: Callable[[], list[Effect]]) -> None:
+        """Tell the core, and do what it asks for; the one place where a bug ends."""
+        try:
+            self._effects += happen()
+            if self._is_performing:
+                return
+            self._is_performing = True
+            try:
+                while self._effects:
+                    self._perform(self._effects.popleft())
+            finally:
+                self._is_performing = False
+        except Exception:  # noqa: BLE001 - a bug: 451, a traceback, and this session only
+            _log.exception("session.failed", session=self._identifier)
+            self._give_up()
+        self._regulate()
+
+    def _give_up(self) -> None:
+        self._effects.clear()
+        if self._core:
+            for effect in self._core.crashed():
+                self._perform(effect)
+        else:
+            self._close(SessionEnd.INTERNAL)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(data):
+                if self._transport:
+                    self._transport.write(data)
+            case Screen():
+                self._start(self._screen(effect))
+            case Ask():
+                self._complete_at = time.perf_counter()
+                self._start(self._ask(effect))
+            case StartTls():
+                self._start_tls()
+            case Close(end):
+                self._close(end)
+            case _:
+                self._perform_downstream(effect)
+
+    def _perform_downstream(self, effect: Tell | Deliver | Lease | Release) -> None:
+        match effect:
+            case Tell(data):
+                self._asked_at = time.perf_counter()
+                if self._downstream:
+                    self._downstream.send(data)
+            case Deliver(blocks):
+                self._asked_at = time.perf_counter()
+                if self._downstream and self._core:
+                    self._downstream.deliver(blocks, self._core.delivered)
+            case Lease(fresh):
+                self._lease(fresh=fresh)
+            case Release(reusable):
+                connection, self._downstream = self._downstream, None
+                self._listener.pool.release(self, connection, reusable=reusable)
+                self._finish_if_done()
+            case _:
+                assert_never(effect)
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(work)
+
+    async def _screen(self, question: Screen) -> None:
+        verdict: Verdict | None
+        try:
+            verdict = await self._listener.judge.screen(question.stage, question.envelope)
+        except Exception:  # noqa: BLE001 - a bug in the judge
+            _log.exception("judge.failed", id=question.envelope.id, stage=question.stage)
+            verdict = _INTERNAL
+        if self._core:
+            core = self._core
+            self._feed(lambda: core.screened(verdict))
+
+    async def _ask(self, question: Ask) -> None:
+        try:
+            verdict = await self._listener.judge.judge(question.envelope, question.message)
+        except Exception:  # noqa: BLE001 - a bug in the judge
+            _log.exception("judge.failed", id=question.envelope.id)
+            verdict = _INTERNAL
+        if self._core:
+            core = self._core
+            self._feed(lambda: core.judged(verdict))
+
+    def _lease(self, *, fresh: bool) -> None:
+        core = self._core
+        if core is None:
+            return
+        connection = self._listener.pool.lease(self, core.session, fresh=fresh)
+        if connection:
+            self._downstream = connection
+            self._feed(lambda: core.leased(connection.client, reused=True))
+
+    def _start_tls(self) -> None:
+        transport, context = self._transport, self._listener.tls
+        if transport is None or context is None:
+            self._close(SessionEnd.TLS_FAILED)
+            return
+        self._early = b""
+        transport.pause_reading()
+        self._start(self._handshake(transport))
+
+    async def _handshake(self, transport: asyncio.Transport) -> None:
+        context = self._listener.tls
+        try:
+            secured = (
+                await asyncio.get_running_loop().start_tls(
+                    transport,
+                    self,
+                    context,
+                    server_side=True,
+                    ssl_handshake_timeout=TLS_TIMEOUT_S,
+                )
+                if context
+                else None
+            )
+        except (OSError, TimeoutError) as error:
+            _log.info("session.tls-failed", session=self._identifier, error=str(error)[:200])
+            secured = None
+        early, self._early = self._early or b"", None
+        if secured is None or self._core is None:
+            self._end = SessionEnd.TLS_FAILED
+            transport.abort()
+            return
+        self._transport = secured
+        core, tls = self._core, _tls_of(secured)
+        self._feed(lambda: core.tls_started(tls))
+        if early:
+            self._feed(lambda: core.received(early))
+
+    def _close(self, end: SessionEnd) -> None:
+        self._end = self._end or end
+        self._since = time.monotonic()
+        if self._transport:
+            self._transport.close()
+
+    def _regulate(self) -> None:
+        """Read from the client only as fast as its commands are answered and its replies are taken."""
+        core, transport = self._core, self._transport
+        if core is None or transport is None or transport.is_closing() or self._early is not None:
+            return
+        wants_pause = self._is_choked or core.buffered >= MAX_BUFFERED_BYTES
+        if wants_pause != self._is_paused:
+            self._is_paused = wants_pause
+            if wants_pause:
+                transport.pause_reading()
+            else:
+                transport.resume_reading()
+
+    def _finish_if_done(self) -> None:
+        """The session ends when its client is gone and nothing is under way downstream."""
+        if self._transport is None and self._downstream is None:
+            self._listener.closed(self, self._end or SessionEnd.CLIENT_CLOSED)
+
+    # ── downstream (Borrower) ───────────────────────────────────────────────────────────────────────────────────────
+
+    def downstream_connected(self, connection: DownstreamConnection) -> None:
+        """A new connection stands."""
+        self._downstream = connection
+        if self._core:
+            core = self._core
+            self._feed(lambda: core.leased(connection.client, reused=False))
+
+    def downstream_data(self, data: bytes) -> None:
+        """Bytes from downstream."""
+        if self._core:
+            core = self._core
+            self._feed(lambda: core.downstream_received(data))
+
+    def downstream_lost(self, failure: DownstreamFailure, detail: str) -> None:
+        """It could not be had, or is lost."""
+        if self._core:
+            core = self._core
+            self._feed(lambda: core.downstream_failed(failure, detail))
+
+    # ── the listener's clock ────────────────────────────────────────────────────────────────────────────────────────
+
+    def tick(self, now: float) -> None:
+        """Once a second: has whoever's turn it is been at it for too long?"""
+        core = self._core
+        if self._transport is not None and self._transport.is_closing():
+            if now - self._since > CLOSE_TIMEOUT_S:
+                self._transport.abort()
+            return
+        if core is None:
+            return
+        if core.progress != self._seen:
+            self._seen, self._since = core.progress, now
+            return
+        silent_s = now - self._since
+        if silent_s > self._patience_s(core):
+            self._feed(core.timed_out)
+        elif silent_s > REST_AFTER_S and self._downstream is not None:
+            self._feed(core.rest)
+
+    def _patience_s(self, core: ProxySession) -> float:
+        settings = self._listener.settings
+        match core.awaiting:
+            case Awaiting.CLIENT if core.state is State.BALANCER:
+                return BALANCER_TIMEOUT_S
+            case Awaiting.CLIENT if core.is_receiving:
+                return settings.data_timeout_s
+            case Awaiting.CLIENT:
+                return settings.command_timeout_s
+            case Awaiting.DELIVERY:
+                return settings.downstream_data_timeout_s
+            case Awaiting.CAPABILITIES | Awaiting.MAIL | Awaiting.RCPT | Awaiting.DATA:
+                return settings.downstream_timeout_s
+            case Awaiting.TLS:
+                return TLS_TIMEOUT_S + CLOSE_TIMEOUT_S  # the handshake has its own
+            case Awaiting.SCREEN_MAIL | Awaiting.SCREEN_RCPT | Awaiting.VERDICT:
+                return settings.downstream_data_timeout_s  # the judge has its own, far below
+            case _:
+                assert_never(core.awaiting)
+
+    def drain(self) -> None:
+        """Begin nothing new."""
+        if self._core:
+            self._feed(self._core.drain)
+
+    def abort(self) -> None:
+        """End now."""
+        if self._core:
+            self._feed(self._core.abort)
+        if self._transport:
+            self._transport.close()
+
+    def cut(self) -> None:
+        """End without another word."""
+        if self._transport:
+            self._transport.abort()
+
+    # ── Host ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def now(self) -> datetime:
+        """The time, with its zone."""
+        return datetime.now(UTC)
+
+    def admit(self, address: IpAddress) -> Reply | None:
+        """Count the session for this client."""
+        if not self._listener.enter(address):
+            return replies.TOO_MANY_FROM_CLIENT
+        self._admitted = address
+        return None
+
+    def capabilities(self) -> Capabilities | None:
+        """What downstream offered last."""
+        return self._listener.pool.capabilities
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of this size could be kept now."""
+        return self._listener.budget.has_room(size)
+
+    def open_spool(self) -> Spool:
+        """A place for one message."""
+        return MessageSpool(self._listener.budget, threshold=self._listener.settings.spool_threshold_bytes)
+
+    def starttls_ready(self) -> bool:
+        """Whether there is a certificate."""
+        return self._listener.tls is not None
+
+    def command_answered(self, verb: Verb, code: int) -> None:
+        """Count it."""
+        self._listener.observer.command(Listener.INBOUND, verb, code)
+
+    def downstream_answered(self, step: Step, code: int) -> None:
+        """Count it."""
+        self._listener.observer.downstream_reply(step, code, time.perf_counter() - self._asked_at)
+
+    def downstream_failed(self, failure: DownstreamFailure, detail: str) -> None:
+        """Count it, and tell the operator."""
+        self._listener.observer.downstream_failed(failure)
+        _log.warning("downstream.failed", session=self._identifier, failure=failure, detail=detail[:200])
+
+    def message_answered(self, transaction: Transaction, reply: Reply) -> None:
+        """Count it, and tell the operator what became of it."""
+        verdict = transaction.verdict
+        size = transaction.content.size if transaction.content else 0
+        _log.info(
+            "message.answered",
+            id=transaction.id,
+            code=reply.code,
+            enhanced=reply.enhanced,
+            text=reply.text[:200],
+            size=size,
+            judged=verdict.disposition if verdict else None,
+        )
+        if verdict:
+            seconds = time.perf_counter() - self._complete_at
+            self._listener.observer.message(Listener.INBOUND, verdict.disposition, size, seconds)
+
+
+_INTERNAL: Final = Verdict(disposition=Disposition.DEFER, rule="gateway.internal", reply=replies.INTERNAL)
+
+
+def _peer_address(transport: asyncio.BaseTransport) -> IpAddress | None:
+    """The client's address; None where it is gone already."""
+    peer = transport.get_extra_info("peername")
+    try:
+        address = ip_address(str(peer[0]).partition("%")[0])
+    except (TypeError, ValueError, IndexError):
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def _tls_of(transport: asyncio.BaseTransport) -> Tls:
+    ssl_object = transport.get_extra_info("ssl_object")
+    cipher = ssl_object.cipher()
+    return Tls(version=ssl_object.version() or "unknown", cipher=cipher[0] if cipher else "unknown")

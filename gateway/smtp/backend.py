@@ -1,0 +1,137 @@
+"""A session's hold on the mail server: borrow a connection, be introduced, ask, give it back.
+
+Connections are reused, and one that has lain idle may be dead without our knowing. The first command on a reused
+connection may therefore be asked again on a new one, once; nothing that downstream may have acted on ever is.
+"""
+
+from typing import Final
+
+from gateway.mail.envelope import Session
+from gateway.mail.reply import Reply
+from gateway.smtp import replies
+from gateway.smtp.client import Answer, SmtpClient, Step
+from gateway.smtp.effects import Effect, Lease, Release, Tell
+from gateway.smtp.ehlo import Capabilities
+
+_OUR_MISTAKE: Final = frozenset({500, 502, 503})
+CLOSING: Final = 421
+START_CONTENT: Final = 354
+_FIRST_CONTINUE: Final = 300
+
+
+class Backend:
+    """The connection that one session holds, if any; what it wants done is put on the session's effects."""
+
+    __slots__ = ("_client", "_effects", "_is_asked", "_untried")
+
+    def __init__(self, effects: list[Effect]) -> None:
+        self._effects = effects
+        self._client: SmtpClient | None = None
+        self._is_asked = False
+        self._untried = False
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """What the connection that is held offers."""
+        return self._client.capabilities if self._client else None
+
+    def prepare(self, session: Session) -> bool:
+        """Have a connection that speaks for this client: True if it can be used now, else it is under way."""
+        if self._client:
+            self._client.introduce(session)
+            self._flush()
+            return self._client.is_ready
+        if not self._is_asked:
+            self._lease(fresh=False)
+        return False
+
+    def leased(self, client: SmtpClient, session: Session, *, reused: bool) -> bool:
+        """Take the connection that was asked for; True if it can be used now."""
+        self._is_asked = False
+        self._client = client
+        self._untried = reused
+        client.introduce(session)
+        self._flush()
+        return client.is_ready
+
+    def receive(self, data: bytes) -> list[Answer]:
+        """Bytes from downstream.
+
+        Raises:
+            DownstreamError: the connection can no longer be used.
+        """
+        if not self._client:
+            return []
+        answers = self._client.receive(data)
+        if answers:
+            self._untried = False
+        self._flush()
+        return answers
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the introduction is over."""
+        return self._client is not None and self._client.is_ready
+
+    def say(self, step: Step, line: bytes) -> None:
+        """Send a command."""
+        if self._client:
+            self._client.say(step, line)
+            self._flush()
+
+    def begin_content(self) -> None:
+        """The content follows."""
+        if self._client:
+            self._client.begin_content()
+
+    def reset(self) -> None:
+        """End the transaction."""
+        if self._client and self._client.is_ready:
+            self._client.reset()
+            self._flush()
+
+    def try_another(self) -> bool:
+        """After a failure: whether a fresh connection was asked for, because nothing that counts had been said."""
+        untried = self._untried
+        self.release(reusable=False)
+        if untried:
+            self._lease(fresh=True)
+        return untried
+
+    def release(self, *, reusable: bool) -> None:
+        """Give the connection back, or call off the wish for one."""
+        if self._client or self._is_asked:
+            usable = reusable and self._client is not None and self._client.is_reusable
+            self._effects.append(Release(usable))
+        self._client = None
+        self._is_asked = self._untried = False
+
+    def _lease(self, *, fresh: bool) -> None:
+        self._is_asked = True
+        self._effects.append(Lease(fresh))
+
+    def _flush(self) -> None:
+        if self._client and (output := self._client.take_output()):
+            self._effects.append(Tell(output))
+
+
+def makes_sense(step: Step, reply: Reply) -> bool:
+    """Whether this reply can follow this step; after another one it is unknown what downstream waits for."""
+    return not reply.is_positive or (
+        reply.code == START_CONTENT if step is Step.DATA else reply.code < _FIRST_CONTINUE
+    )
+
+
+def passed_on(reply: Reply) -> Reply:
+    """Downstream's reply to a command, as our client hears it: class and text kept, an enhanced code added (RFC 2034).
+
+    421 becomes 451, because it is not our connection that closes. A complaint about the form or the order of our own
+    commands is a temporary failure and never the sender's fault.
+    """
+    if reply.code == CLOSING:
+        return Reply(451, reply.enhanced or "4.3.2", reply.lines)
+    if reply.code in _OUR_MISTAKE:
+        return replies.DOWNSTREAM_FAILED
+    if reply.enhanced is None:
+        return Reply(reply.code, f"{reply.code // 100}.0.0", reply.lines)
+    return reply

@@ -1,0 +1,215 @@
+"""What all parts of a session share: where it stands, whose turn it is, what is to be said and done next."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, Protocol
+
+from gateway.mail.envelope import IpAddress, Listener, Session
+from gateway.mail.reply import Reply
+from gateway.smtp import replies
+from gateway.smtp.backend import Backend
+from gateway.smtp.client import DownstreamFailure, Step
+from gateway.smtp.command import Verb
+from gateway.smtp.effects import Close, Effect, Send, SessionEnd
+from gateway.smtp.ehlo import Capabilities
+from gateway.smtp.errors import RemoteProtocolError
+from gateway.smtp.settings import ProxySettings
+from gateway.smtp.state import State, Turn, advance
+from gateway.smtp.transaction import Spool, Transaction
+
+MAX_IDLE_COMMANDS: Final = 100
+"""Commands that achieve nothing (NOOP, RSET, …) between two messages; one more ends the session."""
+
+
+class Awaiting(StrEnum):
+    """Whose turn it is."""
+
+    CLIENT = "client"
+    TLS = "tls"  # the handshake
+    CAPABILITIES = "capabilities"  # a connection downstream, to answer EHLO truthfully
+    SCREEN_MAIL = "screen-mail"  # the judge; likewise the next, and VERDICT
+    SCREEN_RCPT = "screen-rcpt"
+    VERDICT = "verdict"
+    MAIL = "mail"  # downstream's reply to it; likewise the next two
+    RCPT = "rcpt"
+    DATA = "data"
+    DELIVERY = "delivery"  # downstream's reply to the content: the one that counts
+
+
+class Host(Protocol):
+    """What a session needs to know of the process that it runs in, and whom it tells what it did."""
+
+    def now(self) -> datetime:
+        """The time, with its zone."""
+        ...
+
+    def admit(self, address: IpAddress) -> Reply | None:
+        """Count the session for this client; a refusal where there are too many."""
+        ...
+
+    def capabilities(self) -> Capabilities | None:
+        """What downstream offered last; None where it was not asked yet."""
+        ...
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of this size could be kept now."""
+        ...
+
+    def open_spool(self) -> Spool:
+        """A place for one message."""
+        ...
+
+    def starttls_ready(self) -> bool:
+        """Whether there is a certificate."""
+        ...
+
+    def command_answered(self, verb: Verb, code: int) -> None:
+        """A command was answered."""
+        ...
+
+    def downstream_answered(self, step: Step, code: int) -> None:
+        """Downstream answered."""
+        ...
+
+    def downstream_failed(self, failure: DownstreamFailure, detail: str) -> None:
+        """Downstream could not be used."""
+        ...
+
+    def message_answered(self, transaction: Transaction, reply: Reply) -> None:
+        """A message got its reply; without a verdict where its form was refused before it was judged."""
+        ...
+
+
+class Dialog:
+    """One session's shared ground.
+
+    Attributes:
+        state: where the session stands.
+        awaiting: whose turn it is.
+        session: who it is with.
+        offered: what the client was told of downstream in the last EHLO reply.
+        transaction: the one that is open, from MAIL on, its own reply not awaited.
+        progress: changes whenever the client or downstream has done something that counts; timers look at it.
+        is_draining: nothing new is to begin.
+        effects: what the driver is to do, in order, behind the replies.
+    """
+
+    def __init__(self, settings: ProxySettings, host: Host, session: Session) -> None:
+        self.settings: Final = settings
+        self.host: Final = host
+        self.state = State.GREETED
+        self.awaiting = Awaiting.CLIENT
+        self.session = session
+        self.offered = Capabilities()
+        self.transaction: Transaction | None = None
+        self.progress = 0
+        self.is_draining = False
+        self.effects: Final[list[Effect]] = []
+        self.backend: Final = Backend(self.effects)
+        self._output: list[bytes] = []
+        self._errors = 0
+        self._idle_commands = 0
+
+    @classmethod
+    def begin(cls, settings: ProxySettings, host: Host, *, peer: IpAddress, identifier: str) -> "Dialog":
+        """A session that has just connected."""
+        return cls(settings, host, Session(id=identifier, listener=Listener.INBOUND, client_ip=peer))
+
+    def move(self, event: Verb | Turn) -> None:
+        """Follow the table of states."""
+        self.state = advance(self.state, event)
+
+    def wait(self, awaiting: Awaiting) -> None:
+        """A question is open; what the client sends ahead waits."""
+        self.awaiting = awaiting
+
+    def resume(self) -> None:
+        """The open question is answered."""
+        self.awaiting = Awaiting.CLIENT
+        self.progress += 1
+        if self.is_draining and self.transaction is None:
+            self.end(SessionEnd.DRAINED, replies.CLOSING)
+
+    def say(self, reply: Reply) -> None:
+        """Say something that no command asked for."""
+        self._output.append(reply.to_bytes())
+
+    def reply(self, verb: Verb, reply: Reply) -> None:
+        """Answer a command."""
+        self.host.command_answered(verb, reply.code)
+        self._output.append(reply.to_bytes())
+
+    def refuse(self, verb: Verb, error: RemoteProtocolError) -> None:
+        """Answer a command that was not obeyed."""
+        self.reply(verb, error.reply)
+        if error.closes:
+            self.end(SessionEnd.NOT_SMTP)
+        elif error.reply.is_permanent:
+            self.count_error()
+
+    def count_error(self) -> None:
+        """One more thing that should not have been sent."""
+        self._errors += 1
+        if self._errors >= self.settings.max_errors:
+            self.end(SessionEnd.TOO_MANY_ERRORS, replies.TOO_MANY_ERRORS)
+
+    def count_idle(self) -> bool:
+        """One more command that achieves nothing; False, and the end, where there were too many."""
+        self._idle_commands += 1
+        if self._idle_commands <= MAX_IDLE_COMMANDS:
+            return True
+        self.end(SessionEnd.TOO_MANY_ERRORS, replies.TOO_MANY_ERRORS)
+        return False
+
+    def forgive_idle(self) -> None:
+        """A message was sent."""
+        self._idle_commands = 0
+
+    def drop_transaction(self) -> None:
+        """RSET, and all that implies it: on both sides nothing is left of the transaction."""
+        transaction, self.transaction = self.transaction, None
+        if transaction:
+            transaction.discard()
+            if not transaction.is_broken:
+                self.backend.reset()
+
+    def end(self, end: SessionEnd, reply: Reply | None = None) -> None:
+        """Close the session, with a last word where there is one."""
+        if self.state is State.CLOSED:
+            return
+        if reply:
+            self.say(reply)
+        # Within content RSET would be content, and so would the next session's commands.
+        mid_content = self.awaiting in {Awaiting.DATA, Awaiting.DELIVERY}
+        if mid_content and self.transaction:
+            self.transaction.is_broken = True
+        self.drop_transaction()
+        self.backend.release(reusable=not mid_content)
+        self.state = State.CLOSED
+        self.awaiting = Awaiting.CLIENT
+        self.effects.append(Close(end))
+
+    def abandon(self) -> None:
+        """After a bug nothing here can be relied on: forget all, apologise, close."""
+        was_open = self.state is not State.CLOSED
+        self.effects.clear()
+        self._output.clear()
+        self.state = State.CLOSED
+        self.awaiting = Awaiting.CLIENT
+        transaction, self.transaction = self.transaction, None
+        if transaction:
+            transaction.discard()
+        self.backend.release(reusable=False)
+        if was_open:
+            self.say(replies.INTERNAL)
+            self.effects.append(Close(SessionEnd.INTERNAL))
+
+    def take_effects(self) -> list[Effect]:
+        """Replies go out first, all in one write: what follows (TLS, closing) is behind them on the wire."""
+        taken: list[Effect] = []
+        if self._output:
+            taken.append(Send(self._output[0] if len(self._output) == 1 else b"".join(self._output)))
+            self._output.clear()
+        taken += self.effects
+        self.effects.clear()
+        return taken

@@ -1,0 +1,77 @@
+"""What a server offers in its EHLO reply (RFC 5321 §4.1.1.1), and how we mirror it: promising only what can be kept."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.mail.reply import Reply
+
+_SIZE: Final = re.compile(r"[0-9]{1,20}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a mail server offers, of that which concerns us.
+
+    Attributes:
+        takes_size: it takes the SIZE parameter (RFC 1870).
+        max_bytes: its limit; None where it has none or tells none.
+        eight_bit: 8BITMIME (RFC 6152).
+        smtputf8: SMTPUTF8 (RFC 6531).
+        dsn: DSN (RFC 3461).
+        pipelining: PIPELINING (RFC 2920).
+        xclient: the XCLIENT attributes that it takes, in upper case.
+    """
+
+    takes_size: bool = False
+    max_bytes: int | None = None
+    eight_bit: bool = False
+    smtputf8: bool = False
+    dsn: bool = False
+    pipelining: bool = False
+    xclient: frozenset[str] = field(default_factory=frozenset)
+
+
+def parse_capabilities(reply: Reply) -> Capabilities:
+    """Read the reply to EHLO. Keywords that are not known are not mirrored, so they are not kept."""
+    offered: dict[str, str] = {}
+    for line in reply.lines[1:]:
+        keyword, _, arguments = line.strip().partition(" ")
+        offered.setdefault(keyword.upper(), arguments.strip())
+    size = offered.get("SIZE", "")
+    return Capabilities(
+        takes_size="SIZE" in offered,
+        max_bytes=(int(size) or None) if _SIZE.fullmatch(size) else None,  # RFC 1870 §4: 0 is no limit
+        eight_bit="8BITMIME" in offered,
+        smtputf8="SMTPUTF8" in offered,
+        dsn="DSN" in offered,
+        pipelining="PIPELINING" in offered,
+        xclient=frozenset(offered.get("XCLIENT", "").upper().split()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What we offer one client."""
+
+    capabilities: Capabilities
+    max_bytes: int
+    starttls: bool
+    xclient: bool
+
+
+def write_ehlo_reply(hostname: str, offer: Offer) -> Reply:
+    """The EHLO reply: our own keywords, and of downstream's those that it keeps."""
+    downstream = offer.capabilities
+    keywords = [
+        (True, "PIPELINING"),
+        (True, f"SIZE {offer.max_bytes}"),
+        (offer.starttls, "STARTTLS"),
+        (True, "ENHANCEDSTATUSCODES"),
+        (downstream.eight_bit, "8BITMIME"),
+        (downstream.dsn, "DSN"),
+        (downstream.smtputf8, "SMTPUTF8"),
+        (True, "CHUNKING"),
+        (offer.xclient, "XCLIENT NAME ADDR PORT PROTO HELO"),
+    ]
+    return Reply(250, None, (hostname, *(keyword for offered, keyword in keywords if offered)))
