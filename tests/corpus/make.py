@@ -183,7 +183,7 @@ def build(keys: Keys) -> dict[str, bytes]:
         "body-appended": sign_oddly(message("body-appended"), keys.rsa, length="20")
         + b"An advertisement.\r\n",
         "sha1": sign_oddly(message("sha1"), keys.rsa, algorithm="rsa-sha1"),
-        "expired": sign_oddly(message("expired"), keys.rsa, tags=f" t={NOW - 9000}; x={NOW - 5000};"),
+        "expired": sign_oddly(message("expired"), keys.rsa, tags=" t=1600000000; x=1600100000;"),
         "from-not-signed": sign_oddly(message("from-not-signed"), keys.rsa, names="to:subject:date"),
         "short-key": rsa_signed(message("short-key")).replace(b"s=rsa", b"s=short"),
         "giant-key": rsa_signed(message("giant-key")).replace(b"s=rsa", b"s=giant"),
