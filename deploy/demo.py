@@ -149,7 +149,7 @@ def tour(keys: Keys) -> Iterator[Letter]:
     yield Letter("Honest", "from its own server, signed", *honest, keys.sign(letter(ann, "Lunch on Friday?")))
     yield Letter(
         "Forwarded",
-        "by somebody else's server: SPF breaks, the Ed25519 signature holds",
+        "by somebody else's server: SPF speaks only for that one, the Ed25519 signature for Ann",
         *evil,
         keys.sign(letter(ann, "Forwarded"), selector="ed"),
     )
@@ -318,7 +318,8 @@ def show(console: Console, item: Letter, reply: str, event: dict[str, object] | 
     if event:
         colour = COLOURS.get(str(event["disposition"]), "white")
         table.add_row("verdict", f"[{colour}]{event['disposition']}[/] by rule {event['rule']}")
-        table.add_row("because", f"spf={event['spf']}  dkim={event['dkim']}  dmarc={event['dmarc']}")
+        signatures = ", ".join(map(str, event["dkim"])) if isinstance(event["dkim"], list) else ""
+        table.add_row("because", f"spf={event['spf']}  dkim={signatures or 'none'}  dmarc={event['dmarc']}")
     else:
         table.add_row("verdict", "refused in the SMTP dialog, before there was a message to judge")
     console.print(Panel(table, title=f"{item.title}: {item.about}", title_align="left"))
