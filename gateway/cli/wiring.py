@@ -37,13 +37,17 @@ def build_resolver(dns: DnsSettings, observers: Observers = NOBODY) -> StubResol
     """
     if dns.zone_file is not None:
         return ZoneResolver.from_file(dns.zone_file)
-    servers = [str(server) for server in dns.servers] or system_servers()
     options = StubOptions(
         timeout_s=dns.timeout_s,
         attempt_timeout_s=min(StubOptions().attempt_timeout_s, dns.timeout_s),
         cache=CacheLimits(max_entries=dns.cache_entries),
     )
-    return StubResolver(servers, options=options, observe=observers.dns)
+    return StubResolver(resolver_addresses(dns), options=options, observe=observers.dns)
+
+
+def resolver_addresses(dns: DnsSettings) -> list[str]:
+    """The resolvers to ask, in this order."""
+    return [str(server) for server in dns.servers] or system_servers()
 
 
 def system_servers(path: Path = RESOLV_CONF) -> list[str]:

@@ -140,10 +140,10 @@ class Metrics(Collector):
             self._replies.add((command, _CODES.get(code, OTHER)))
             self._reply_seconds.observe(seconds, (command,))
 
-    def downstream_failed(self, kind: str) -> None:
-        """The mail server could not be reached, or broke the protocol; `kind` is a word of the listener's own enum."""
+    def downstream_failed(self, failure: str) -> None:
+        """The mail server could not be reached, or broke the protocol; `failure` is a word of the listener's own enum."""
         with self._lock:
-            self._failures.add((kind,))
+            self._failures.add((failure,))
 
     def bytes_in_flight_from(self, read: Callable[[], float]) -> None:
         """Take the bytes in flight from their owner, at each scrape."""

@@ -1,7 +1,6 @@
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -147,13 +146,3 @@ def test_open_metrics_is_spoken_where_asked_for(metrics: Metrics) -> None:
     body, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
-
-
-def test_only_one_module_imports_the_prometheus_client() -> None:
-    package = Path(__file__).parent.parent.parent / "gateway"
-    importers = [
-        path.name
-        for path in package.rglob("*.py")
-        if "prometheus_client" in path.read_text(encoding="utf-8") and path.name != "tally.py"
-    ]
-    assert importers == ["metrics.py"]
