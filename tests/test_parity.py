@@ -1,16 +1,26 @@
 """Every message of the corpus by every door: the same verdict, the same edits, the same bytes handed on."""
 
 import asyncio
+import json
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from gateway.engine import Engine, Judged
 from gateway.mail.edits import Edits, NewField, apply_edits
 from gateway.mail.message import Message
+from gateway.ops.log import judged_event
 from gateway.policy import load_rules
 from gateway.verdict import Disposition, Verdict
-from tests.corpus import AUTHSERV_ID, NOW, CorpusCase, load_cases, world
-from tests.live.doors import hand_in, open_inbox, open_proxy
+from tests.corpus import AUTHSERV_ID, NOW, RECIPIENT, CorpusCase, load_cases, world, zone_text
+from tests.live.doors import free_port, hand_in, open_inbox, open_proxy
+from tests.live.postfix import wait_until
+from tests.milter.raw_client import Answer, Mail, RawClient
 
 CASES = load_cases()
 _ID = re.compile(r"\bid=\S+")
@@ -71,3 +81,131 @@ async def test_proxy() -> None:
 def test_the_trace_field_is_all_that_is_left_out() -> None:
     content = b"A-R: x\r\nReceived: from a\r\n\tby b\r\nReceived: from c\r\n\tby d\r\nFrom: e\r\n\r\nbody\r\n"
     assert without_received(content) == b"A-R: x\r\nReceived: from c\r\n\tby d\r\nFrom: e\r\n\r\nbody\r\n"
+
+
+# The milter door: `gateway serve` as an operator runs it, asked by a raw client in place of Postfix.
+
+CONFIG = """\
+authserv_id = "mx.example.net"
+[dns]
+zone_file = "zone.txt"
+[milter]
+listen = "unix:{folder}/milter.sock"
+trusted_networks = ["198.51.100.0/24"]
+[http]
+listen = "127.0.0.1:{http}"
+[log]
+format = "json"
+"""
+
+NO_MILTER = {"author-after-garbage": "a line that is no header field cannot be said in the milter protocol"}
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[Path]:
+    """A gateway with its milter; its log."""
+    http = free_port()
+    (folder / "zone.txt").write_text(zone_text())
+    (folder / "gateway.toml").write_text(CONFIG.format(folder=folder, http=http))
+    log = folder / "log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", "--config", str(folder / "gateway.toml")],
+            stderr=stream,
+        )
+        try:
+            wait_until(
+                (folder / "milter.sock").exists, f"the milter's socket; {log.read_text()}", timeout_s=20
+            )
+            yield log
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def judged(log: Path) -> list[dict[str, Any]]:
+    events = (json.loads(line) for line in log.read_text().splitlines())
+    return [event for event in events if event["event"] == "message.judged"]
+
+
+def as_mail(case: CorpusCase) -> Mail:
+    """The message as the mail server says it: field by field, LF within folded ones."""
+    message = Message(case.raw)
+    return Mail(
+        mail_from=(f"<{case.mail_from}>".encode(),),
+        recipients=((f"<{RECIPIENT}>".encode(),),),
+        headers=[
+            (
+                message.field_bytes(field).partition(b":")[0].strip(),
+                message.value(field).replace(b"\r\n", b"\n"),
+            )
+            for field in message.fields
+        ],
+        body=case.raw[message.body_start :],
+    )
+
+
+def with_edits(mail: Mail, answer: Answer) -> list[tuple[bytes, bytes]]:
+    """The header as the mail server would hand it on."""
+    headers = list(mail.headers)
+    for occurrence, name in answer.deleted:
+        places = [at for at, (other, _) in enumerate(headers) if other.decode().lower() == name.lower()]
+        del headers[places[occurrence - 1]]
+    for index, name, value in answer.inserted:
+        headers.insert(index, (name.encode(), value))
+    return headers
+
+
+def test_milter(tmp_path: Path) -> None:
+    with serve(tmp_path) as log:
+        for count, case in enumerate((case for case in CASES if case.name not in NO_MILTER), start=1):
+            mail = as_mail(case)
+            with RawClient(tmp_path / "milter.sock") as client:
+                client.connect(name=b"[" + case.ip.encode() + b"]", address=case.ip.encode())
+                client.helo(case.helo.encode())
+                answer = client.send(mail)
+            wait_until(lambda count=count: len(judged(log)) >= count, "the log", timeout_s=10)  # type: ignore[misc]
+            event = judged(log)[-1]
+            expected = asyncio.run(offline(case))
+            told = judged_event(case.envelope(), len(case.raw), None, expected, 0.0)
+            for key in (
+                "disposition",
+                "rule",
+                "spf",
+                "spf_helo",
+                "dkim",
+                "dmarc",
+                "dmarc_policy",
+                "iprev",
+                "problem",
+            ):
+                assert event.get(key) == told.get(key), f"{case.name}: {key}"
+            match expected.disposition:
+                case Disposition.REJECT | Disposition.DEFER:
+                    assert expected.reply is not None
+                    assert answer.text.startswith(f"{expected.reply.code} {expected.reply.enhanced} "), (
+                        case.name
+                    )
+                    continue
+                case Disposition.QUARANTINE:
+                    assert answer.quarantined, case.name
+                case Disposition.ACCEPT:
+                    assert not answer.quarantined, case.name
+            wanted = Message(b"".join(apply_edits(Message(case.raw), expected.edits)))
+            handed_on = with_edits(mail, answer)
+            assert [
+                (name, _ID.sub("id=X", value.decode("utf-8", "surrogateescape").strip()))
+                for name, value in handed_on
+            ] == [
+                (
+                    wanted.field_bytes(field).partition(b":")[0].strip(),
+                    _ID.sub(
+                        "id=X",
+                        wanted.value(field)
+                        .replace(b"\r\n", b"\n")
+                        .decode("utf-8", "surrogateescape")
+                        .strip(),
+                    ),
+                )
+                for field in wanted.fields
+            ], case.name
