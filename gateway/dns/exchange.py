@@ -6,6 +6,7 @@ microseconds and leaves no state to share.
 """
 
 import asyncio
+import re
 import secrets
 import socket
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ DNS_PORT = 53
 MAX_STRAYS = (
     100  # packets that are no answer of ours; more are an attack, and reading on would hold up the loop
 )
+_BRACKETED = re.compile(r"\[([^]]*)\](?::(.*))?")
+_PORT = re.compile(r"[0-9]{1,5}")
 _DATAGRAM_BYTES = 4096  # well over the payload that we offer
 
 
@@ -39,14 +42,12 @@ class Server:
         Raises:
             ValueError: it is no address: a resolver's name would need a resolver.
         """
-        host, port = text, str(DNS_PORT)
-        if text.startswith("["):
-            host, _, rest = text[1:].partition("]")
-            if rest:
-                port = rest.removeprefix(":") if rest.startswith(":") else ""
-        elif text.count(":") == 1:
-            host, _, port = text.partition(":")
-        if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16):
+        bracketed = _BRACKETED.fullmatch(text)
+        if bracketed:
+            host, port = bracketed.groups(str(DNS_PORT))
+        else:
+            host, _, port = text.partition(":") if text.count(":") == 1 else (text, "", str(DNS_PORT))
+        if not _PORT.fullmatch(port) or not 0 < int(port) < 1 << 16:
             raise ValueError(f"{text!r} has no port that could be")
         return cls(str(ip_address(host)), int(port))
 
