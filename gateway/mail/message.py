@@ -28,6 +28,9 @@ MAX_LINE_BYTES: Final = 998
 # but read); where there is no name, the whole line is the value of no field. One pass, and nothing is tried twice.
 _FIELD: Final = re.compile(rb"(?:([!-9;-~]++)[ \t]*+:)?+([^\r]*+(?:\r(?!\n(?![ \t]))[^\r]*+)*+)(?:\r\n)?")
 _ANY_LINE_END: Final = re.compile(rb"\r\n?|\n")
+_MBOX_LINE: Final = re.compile(
+    rb">?From [ \t]*+[^: \t]"
+)  # `From : x` is a field (RFC 5322 §4.5), and a disguise
 _SCAN_BYTES: Final = 1024 * 1024
 
 
@@ -92,7 +95,7 @@ class Message:
 
         A file that has CRLF anywhere is taken as it came over the wire: a line end alone in it stays, and is a defect.
         """
-        if content.startswith((b"From ", b">From ")):
+        if _MBOX_LINE.match(content):
             line_end = _ANY_LINE_END.search(content)
             content = content[line_end.end() :] if line_end else b""
         if b"\r\n" not in content:

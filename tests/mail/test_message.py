@@ -109,6 +109,10 @@ def test_no_defect(raw: bytes) -> None:
         (b"From a@x", b""),
         (b"A: 1\r\n\r\nx\ny\r\n", b"A: 1\r\n\r\nx\ny\r\n"),  # on the wire that LF was a defect: it stays one
         (b"", b""),
+        (
+            b"From : a@bank.example\r\n\r\n",
+            b"From : a@bank.example\r\n\r\n",
+        ),  # a field, not an mbox line: two readers, two authors
     ],
 )
 def test_line_ends_of_a_file(content: bytes, raw: bytes) -> None:
