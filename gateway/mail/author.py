@@ -5,8 +5,6 @@ standard allows and every mail program reads alike, and calls all else unclear; 
 Sender and Resent-From are ignored: a reader is shown From.
 """
 
-import contextlib
-import itertools
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -14,15 +12,11 @@ from enum import StrEnum
 from typing import Final
 
 from gateway.mail.address import Mailbox, parse_domain, parse_mailbox
+from gateway.mail.author_domains import MAX_VALUE_BYTES, domains_named
 from gateway.mail.comments import end_of_comment
 from gateway.mail.encoded_words import decode_words
 from gateway.mail.errors import ParseError
-from gateway.mail.message import AMBIGUOUS, Message
-
-MAX_VALUE_BYTES: Final = 16 * 1024
-"""No author needs more; what is longer is unclear."""
-
-MAX_DOMAINS_SEEN: Final = 5
+from gateway.mail.message import AMBIGUOUS, Defect, Message, has_bare_line_end
 
 
 class AuthorFault(StrEnum):
@@ -54,25 +48,39 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class NoAuthor:
-    """Why there is none. `domains`: those that the From fields seem to name, a few at most; only for the log."""
+    """Why there is none.
+
+    Attributes:
+        domains: those that the From fields may seem to name to some reader, a few at most.
+        unread: there may be more of them: From is longer, or names more, than is read.
+    """
 
     fault: AuthorFault
     domains: tuple[str, ...]
+    unread: bool = False
 
 
 def find_author(message: Message) -> Author | NoAuthor:
     """Find the one author of a message, or say why it has none. Reads the whole message once, for its defects."""
+    if _is_ambiguous(message):
+        return NoAuthor(AuthorFault.AMBIGUOUS_MESSAGE, *domains_named(message, ambiguous=True))
     positions = message.positions(b"from")
-    if message.defects & AMBIGUOUS:
-        return NoAuthor(AuthorFault.AMBIGUOUS_MESSAGE, _domains_seen(message, positions))
     if len(positions) != 1:
         fault = AuthorFault.SEVERAL_FROM if positions else AuthorFault.NO_FROM
-        return NoAuthor(fault, _domains_seen(message, positions))
+        return NoAuthor(fault, *domains_named(message, ambiguous=False))
     try:
         mailbox, display_name = _parse_from(message.value(message.fields[positions[0]]))
     except _FaultyFromError as error:
-        return NoAuthor(error.fault, _domains_seen(message, positions))
+        return NoAuthor(error.fault, *domains_named(message, ambiguous=False))
     return Author(mailbox, display_name, positions[0])
+
+
+def _is_ambiguous(message: Message) -> bool:
+    """Whether readers may differ in the header section; a bare line end in the body alone cannot move From."""
+    found = message.defects & AMBIGUOUS
+    if found == {Defect.BARE_LINE_END}:
+        return has_bare_line_end(message.raw[: message.body_start])
+    return bool(found)
 
 
 class _FaultyFromError(ParseError):
@@ -106,7 +114,6 @@ _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 _BLANKS: Final = re.compile(r"[ \t]+")
 _ADDRESS_TRAP: Final = re.compile(r"[@<>]")
 _LOCAL_TRAP: Final = re.compile(r"[@<>,;:()\[\]\"\\\s]|=\?")
-_DOMAIN_SEEN: Final = re.compile(r"@([^\x00-\x20\x7f\"(),:;<>@\[\\\]]{1,253})")
 
 
 def _parse_from(value: bytes) -> tuple[Mailbox, str | None]:
@@ -128,10 +135,9 @@ def _to_text(value: bytes) -> str:
         if _BLANK_LINE.search(value):
             raise _UnclearError("a line of blanks")
         value = value.replace(b"\r\n", b"")
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        raise _UnclearError("bytes that are not UTF-8") from None
+    # Old programs write names in charsets that they do not name. Such bytes may stand in a name, never in an address:
+    # there the lone surrogates that they become are refused.
+    return value.decode("utf-8", "surrogateescape")
 
 
 def _tokenize(text: str) -> list[_Token]:
@@ -262,18 +268,10 @@ def _read_phrase(tokens: list[_Token]) -> str | None:
                 words.append(text)
             case _:
                 words.append(" ")
-    name = decode_words("".join(words))
+    raw = "".join(words)
+    if not raw.isascii():
+        raw = raw.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    name = decode_words(raw)
     if _UNPRINTABLE.search(name):
         raise _UnclearError("a name that hides control characters")
     return _BLANKS.sub(" ", name).strip() or None
-
-
-def _domains_seen(message: Message, positions: tuple[int, ...]) -> tuple[str, ...]:
-    """What looks like a domain in the From fields, without any claim to be right."""
-    seen: dict[str, None] = {}
-    for position in positions[:MAX_DOMAINS_SEEN]:
-        text = message.value(message.fields[position])[:MAX_VALUE_BYTES].decode("utf-8", "replace")
-        for found in itertools.islice(_DOMAIN_SEEN.finditer(text), MAX_DOMAINS_SEEN):
-            with contextlib.suppress(ParseError):
-                seen[parse_domain(found[1])] = None
-    return tuple(seen)[:MAX_DOMAINS_SEEN]

@@ -2,6 +2,7 @@
 
 import binascii
 import re
+from functools import partial
 from typing import Final
 
 _WORD: Final = re.compile(r"=\?([A-Za-z0-9_-]{1,40})(?:\*[A-Za-z0-9-]{0,40})?\?([BbQq])\?([^? \t]*)\?=")
@@ -24,21 +25,33 @@ _CHARSETS: Final = frozenset(
         "shift_jis",
     }
     | {"iso-2022-jp"}
+    | {"utf8", "ascii", "latin1", "latin-1", "ks_c_5601-1987"}  # not registered so, but readers know them
+    | {f"cp{page}" for page in range(1250, 1259)}
+    | {f"iso8859-{part}" for part in range(1, 17)}
     | {f"iso-8859-{part}" for part in range(1, 17)}
     | {f"windows-{page}" for page in range(1250, 1259)},
 )
 
 
-def decode_words(text: str) -> str:
-    """The text with its encoded-words decoded; one in a charset that is not known here stays as it is."""
+def decode_words(text: str, *, any_charset: bool = False) -> str:
+    """The text with its encoded-words decoded; one in a charset that is not known here stays as it is.
+
+    Args:
+        text: one line.
+        any_charset: read those too, as far as they are ASCII: some other reader may know the charset.
+    """
     if "=?" not in text:
         return text
-    return _WORD.sub(_decode_word, _BETWEEN_WORDS.sub("", text))
+    return _WORD.sub(partial(_decode_word, any_charset=any_charset), _BETWEEN_WORDS.sub("", text))
 
 
-def _decode_word(word: re.Match[str]) -> str:
+def _decode_word(word: re.Match[str], *, any_charset: bool) -> str:
     charset, encoding = word[1].lower(), word[2].upper()
-    if charset not in _CHARSETS or not word[3].isascii():
+    if charset not in _CHARSETS:
+        if not any_charset:
+            return word[0]
+        charset = "iso-8859-1"
+    if not word[3].isascii():
         return word[0]
     content = word[3].encode("ascii")
     if encoding == "Q":

@@ -118,7 +118,9 @@ def test_one_author(value: str, address: str, name: str | None) -> None:
         ("Ann\u2028 <a@x.example>", UNCLEAR),
         ("a@x.example\r\n ", UNCLEAR),  # a line of blanks ends the header section for some
         ("Ann\r\n \r\n <a@x.example>", UNCLEAR),
-        (b"J\xf6rg <a@x.example>", UNCLEAR),  # in which charset?
+        (b"a@x.ex\xe4mple", DOMAIN),  # in which charset?
+        (b"J\xf6rg@x.example", UNCLEAR),
+        (b"=?utf8?Q?a=40bank.example=00?= <a@x.example>", UNCLEAR),  # no registered name, but readers know it
         (b"\xc0\xbca@bank.example\xc0\xbe <a@x.example>", UNCLEAR),  # overlong angle brackets
         ("a" * 300 + "@x.example", UNCLEAR),
         ("(" + "x" * 20_000 + ") a@x.example", UNCLEAR),
@@ -174,7 +176,91 @@ def test_the_log_is_told_the_domains_that_were_seen() -> None:
     author = find_author(Message(b"From: a@X.example\r\nFrom: b@y.example <c@z.example>\r\n\r\n"))
     assert author == NoAuthor(SEVERAL_FROM, ("x.example", "y.example", "z.example"))
     many = author_of(", ".join(f"a@d{at}.example" for at in range(100)))
-    assert many == NoAuthor(SEVERAL, tuple(f"d{at}.example" for at in range(5)))
+    assert many == NoAuthor(SEVERAL, tuple(f"d{at}.example" for at in range(5)), unread=True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "=?utf-8?q?a=40bank.example?=",  # shown decoded
+        "=?utf-8?B?PGFAYmFuay5leGFtcGxlPg==?= <a@x.example>, b@x.example",
+        "=?x-unknown?q?a=40bank.example?=",
+        "=?utf-8?Q?a=40bank.example=0A?= <a@x.example>",
+        "a@(x)bank.example",
+        "a@((x) y) bank.example",
+        "a@ bank.example",
+        "a@\r\n bank.example",
+        "a@bank .example",
+        "a@bank. example",
+        "a@bank(x).example",
+        "a@bank..example",
+        "a@.bank.example.",
+        'a@"bank.example"',
+        "a@[bank.example]",
+        "a@bank\\.example",
+        "a@<bank.example>",
+        "a@bank.example'",
+        "a@bank.example/",
+        "a@bank.example\x07",
+        "a@bank.example\ufffd",
+        b"a@bank.example\xff",
+        "a\uff20bank.example",
+        "a@b\u00adank.example b",
+        "<@x.example:a@bank.example>",
+        "a@x.example (a@bank.example)",
+    ],
+)
+def test_what_another_reader_may_take_for_the_domain_is_seen(value: str | bytes) -> None:
+    author = author_of(value)
+    assert isinstance(author, NoAuthor), author
+    assert "bank.example" in author.domains
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"X: y\nFrom: a@bank.example\r\nFrom: b@x.example\r\n",
+        b"X: y\rfrom : a@bank.example\r\nFrom: b@x.example\r\n",
+        b"X: y\nFrom:\n a@bank.example\nTo: b\r\nFrom: b@x.example\r\n",
+        b"\xef\xbb\xbfFrom: a@bank.example\r\nFrom: b@x.example\r\n",
+        b" From: a@bank.example\r\nFrom: b@x.example\r\n",
+        b"From\r\n : a@bank.example\r\nFrom: b@x.example\r\n",
+        b"From\xa0: a@bank.example\r\nFrom: b@x.example\r\n",
+        b"From: b@x.example\r\nno field\r\nFrom: a@bank.example\r\n",
+    ],
+)
+def test_from_is_seen_where_only_another_reader_sees_a_field(header: bytes) -> None:
+    author = find_author(Message(header + b"\r\nbody\r\n"))
+    assert isinstance(author, NoAuthor)
+    assert "bank.example" in author.domains
+
+
+@pytest.mark.parametrize(
+    "value", ["(" + "x" * 20_000 + ") a@x.example", ", ".join(f"a@d{at}.example" for at in range(6))]
+)
+def test_what_is_not_read_is_not_forgotten(value: str) -> None:
+    author = author_of(value)
+    assert isinstance(author, NoAuthor)
+    assert author.unread
+
+
+def test_a_bare_line_end_in_the_body_moves_no_header_field() -> None:
+    author = find_author(Message(b"From: a@x.example\r\n\r\nbody\nFrom: b@y.example\r\n"))
+    assert isinstance(author, Author)
+
+
+def test_bytes_of_an_unnamed_charset_may_stand_in_a_name() -> None:
+    author = author_of(b"J\xf6rg <a@x.example>")
+    assert isinstance(author, Author)
+    assert (author.mailbox.text, author.display_name) == ("a@x.example", "J\ufffdrg")
+
+
+@pytest.mark.parametrize("piece", [" ", "@", "(", "@ ", "=?", "a@b.", "\ufdfa", '"', "@("])
+def test_a_hostile_from_is_cheap(piece: str) -> None:
+    header = b"From: " + (piece * 16_000).encode()[:16_000] + b"\r\n"
+    started = time.process_time()
+    find_author(Message(header * 5 + b"\r\n"))
+    assert time.process_time() - started < 1
 
 
 PIECES = st.lists(

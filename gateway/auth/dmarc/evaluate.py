@@ -116,6 +116,8 @@ async def _without_author(author: NoAuthor, resolver: Resolver) -> DmarcResult:
             return replace(strictest, status=failed.status, problem=failed.problem)
         if _STRICTNESS.index(failed.applied) > _STRICTNESS.index(strictest.applied):
             strictest = replace(strictest, requested=failed.requested, applied=failed.applied)
+    if author.unread:  # the domain that was to be hidden may stand behind those that were read
+        return replace(strictest, requested=DmarcPolicy.REJECT, applied=DmarcPolicy.REJECT)
     return strictest
 
 
