@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from gateway.listeners.loop_bridge import LoopBridge
 from gateway.listeners.milter_session import Bench, Load, MilterObserver, MilterSession, words_of
 from gateway.listeners.milter_socket import SocketPath
 from gateway.milter.collect import CollectOptions
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 _REPLY_GRACE_S: Final = 0.1
 """libmilter writes the last answer after our callback has returned, and tells nobody when it has."""
 
-_STOP_S: Final = 6.0  # libmilter looks for its end every 5 s, if nothing wakes it
 _BACKLOG: Final = 128
 
 # Only what is used: the mail server does not send macros, or wait for answers, that nobody reads.
@@ -101,13 +99,13 @@ class MilterListener:
         self._loop: Final = loop
         self._idle: Final = asyncio.Event()
         self._stopping = False
-        self._ended: Final = asyncio.Event()
         self._socket: SocketPath | None = None
         self._load: Final = Load(settings.max_sessions, self._on_idle)
         self._bench: Final = Bench(
             judge=judge,
             asks=asks,
-            bridge=LoopBridge(loop, settings.judge_timeout_s),
+            loop=loop,
+            judge_timeout_s=settings.judge_timeout_s,
             observer=observer,
             load=self._load,
             options=CollectOptions(
@@ -133,18 +131,27 @@ class MilterListener:
         )
         self._register(self._socket.private)
         before = _sockets()
-        milter.opensocket(0)  # do not remove what is there
+        milter.opensocket(False)  # noqa: FBT003 - pymilter takes no keyword; False: do not remove what is there
         for descriptor in _sockets() - before:
             # Workers share it: the one that loses the race for a connection must not wait in accept() for the next.
             os.set_blocking(descriptor, False)
         self._socket.publish()
 
-    def start(self) -> None:
-        """Serve, on a thread of libmilter's own. Call on the event loop's thread, after `bind`."""
+    def start(self, *, worker: int = 0) -> None:
+        """Serve, on threads of libmilter's own. Call on the event loop's thread, after `bind`.
+
+        The loop's thread and libmilter's are bound to one CPU, the `worker`-th that we may use. Only one of them runs Python
+        at a time, and passing the interpreter's lock from CPU to CPU for every header field costs more than all the work:
+        0.66 against 0.23 CPU s per 1,000 messages, 2,000 against 4,400 messages/s (5 KB, 10 connections).
+        """
+        cpus = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cpus[worker % len(cpus)]})  # this thread's; threads inherit it
         threading.Thread(target=self._run, name="milter", daemon=True).start()
 
     async def drain(self, deadline_s: float) -> int:
-        """Take no new message, let those under way end, stop.
+        """Take no new message, let those under way end, stop listening.
+
+        libmilter's main function may go on for 5 s (it looks for its end that often); there is nothing in it to wait for.
 
         Returns:
             the number of messages that were still under way after `deadline_s`; their clients will see a 4xx.
@@ -155,10 +162,8 @@ class MilterListener:
         left = self._load.messages
         await asyncio.sleep(_REPLY_GRACE_S)
         self._stopping = True
-        await asyncio.to_thread(self._milter.stop)
+        self._milter.stop()
         self._wake()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), _STOP_S)
         return left
 
     def close(self) -> None:
@@ -223,8 +228,6 @@ class MilterListener:
             # libmilter waits for SIGTERM too, and this one was the process': pass it on, or we serve nobody and live on.
             _log.error("milter.ended-by-itself")
             os.kill(os.getpid(), signal.SIGTERM)
-        with suppress(RuntimeError):  # the loop may be closed by now
-            self._loop.call_soon_threadsafe(self._ended.set)
 
     def _on_idle(self) -> None:
         self._loop.call_soon_threadsafe(self._idle.set)

@@ -5,16 +5,16 @@ is libmilter's own word; for headers and body nobody waits (SMFIP_NR_*), so a fa
 end of the message.
 """
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Protocol, assert_never
+from typing import Any, Final, Protocol, TypeVar, assert_never
 
 import structlog
 
-from gateway.listeners.loop_bridge import LoopBridge
 from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.errors import ParseError
 from gateway.mail.reply import Reply
@@ -42,6 +42,8 @@ SHUTTING_DOWN: Final = Reply.of(451, "4.3.2", "shutting down, please try again l
 TOO_MANY_SESSIONS: Final = Reply.of(451, "4.3.2", "too many sessions, please try again later")
 FAULT: Final = Reply.of(451, "4.3.0", "internal error, please try again later")
 TOO_SLOW: Final = Reply.of(451, "4.3.0", "checking the message took too long, please try again later")
+
+_T = TypeVar("_T")
 
 _log: Final = structlog.get_logger()
 
@@ -163,7 +165,8 @@ class Bench:
 
     judge: Judge
     asks: Callable[[Stage], bool]
-    bridge: LoopBridge
+    loop: asyncio.AbstractEventLoop
+    judge_timeout_s: float
     observer: MilterObserver
     load: Load
     options: CollectOptions
@@ -178,6 +181,7 @@ class MilterSession:
 
     bench: Bench
     _conversation: Conversation = field(init=False)
+    _id: str | None = None
     _under_way: bool = False
     _broken: bool = False
 
@@ -208,6 +212,7 @@ class MilterSession:
                 return self._refuse_command(context, "MAIL", SHUTTING_DOWN)
             self._under_way = True
             envelope = self._conversation.mail(arguments, _macros(context))
+            self._id = envelope.id
             return self._screen(context, Stage.MAIL, envelope)
         except ParseError:
             return self._refuse_command(context, "MAIL", BAD_SENDER)
@@ -280,7 +285,7 @@ class MilterSession:
             return Disposition.REJECT, (refuse(TOO_LARGE),)
         envelope, message = whole
         try:
-            verdict = bench.bridge.ask(bench.judge.judge(envelope, message))
+            verdict = self._ask(bench.judge.judge(envelope, message))
         except TimeoutError:
             _log.error("milter.too-slow", id=envelope.id, queue_id=envelope.queue_id)
             return Disposition.DEFER, (refuse(TOO_SLOW),)
@@ -291,13 +296,27 @@ class MilterSession:
         if not bench.asks(stage):
             return bench.words.carry_on
         try:
-            verdict = bench.bridge.ask(bench.judge.screen(stage, envelope))
+            verdict = self._ask(bench.judge.screen(stage, envelope))
         except TimeoutError:
             _log.error("milter.too-slow", id=envelope.id, stage=stage)
             return self._refuse_command(context, _VERBS[stage], TOO_SLOW)
         if verdict is None or verdict.reply is None:
             return bench.words.carry_on
         return self._refuse_command(context, _VERBS[stage], verdict.reply)
+
+    def _ask(self, question: Coroutine[Any, Any, _T]) -> _T:
+        """Have the event loop answer: 35 µs of CPU there and back; a lock of our own was no faster."""
+        bench = self.bench
+        try:
+            answer = asyncio.run_coroutine_threadsafe(question, bench.loop)
+        except RuntimeError:  # the loop is closed
+            question.close()
+            raise
+        try:
+            return answer.result(bench.judge_timeout_s)
+        except TimeoutError:
+            answer.cancel()
+            raise
 
     def _carry_out(self, context: Context, actions: tuple[Action, ...]) -> int:
         for action in actions:
@@ -333,23 +352,20 @@ class MilterSession:
         if not self._broken:
             self._broken = True
             self._conversation.abort()
-            _log.exception("milter.failed", id=self._id())
+            _log.exception("milter.failed", id=self._id)
 
     def _fault(self, context: Context) -> int:
-        _log.exception("milter.failed", id=self._id())
+        _log.exception("milter.failed", id=self._id)
         return self._refuse(context, FAULT)
 
     def _finish(self) -> None:
         """Whatever message was under way is so no longer."""
         self._conversation.abort()
         self._broken = False
+        self._id = None
         if self._under_way:
             self._under_way = False
             self.bench.load.end_message()
-
-    def _id(self) -> str | None:
-        envelope = self._conversation.envelope
-        return envelope.id if envelope else None
 
 
 _VERBS: Final = {Stage.MAIL: "MAIL", Stage.RCPT: "RCPT"}

@@ -158,11 +158,6 @@ class Conversation:
         self._in_header = True
 
     @property
-    def envelope(self) -> Envelope | None:
-        """The transaction under way, without its recipients."""
-        return self._envelope
-
-    @property
     def size(self) -> int:
         """Bytes of the message received so far."""
         return self._spool.size if self._spool else 0

@@ -70,6 +70,8 @@ class ScriptedJudge:
                 raise RuntimeError("a bug in the judge")
             case "slow-me":
                 await asyncio.sleep(3600)
+            case _:
+                pass
         return None
 
     async def judge(self, envelope: Envelope, message: Message) -> Verdict:
@@ -163,10 +165,9 @@ async def serve(socket: str, captures: str, options: dict[str, Any]) -> None:
     drain_s = options.pop("drain_s", 10)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    hung_up = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: (hung_up.set(), print("reloaded", flush=True)))
+    loop.add_signal_handler(signal.SIGHUP, lambda: _tell("reloaded"))
     listener = MilterListener(
         Settings(listen=f"unix:{socket}", **options),  # type: ignore[arg-type] # the same attributes, unchecked
         judge=ScriptedJudge(Path(captures) if captures else None),
@@ -176,13 +177,18 @@ async def serve(socket: str, captures: str, options: dict[str, Any]) -> None:
     )
     listener.bind()
     listener.start()
-    print("ready", flush=True)
+    _tell("ready")
     await stop.wait()
     started = time.monotonic()
     left = await listener.drain(drain_s)
     listener.close()
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print(f"drained {left} {time.monotonic() - started:.2f} {used.ru_utime + used.ru_stime:.3f}", flush=True)
+    _tell(f"drained {left} {time.monotonic() - started:.2f} {used.ru_utime + used.ru_stime:.3f}")
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 @dataclass(slots=True)
