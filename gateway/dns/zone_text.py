@@ -36,9 +36,10 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(r"\\(?:([0-9]{3})|(.))", re.DOTALL)
 _LABEL = re.compile(r"(?:[^.\\]++|\\.)++|\.", re.DOTALL)
-_TTL = re.compile(r"(?:[0-9]{1,10}[smhdw]?)+", re.IGNORECASE)
-_TTL_PART = re.compile(r"([0-9]+)([smhdw]?)", re.IGNORECASE)
+_TTL = re.compile(r"(?=.)(?:[0-9]{1,10}[smhdw])*+(?:[0-9]{1,10})?", re.IGNORECASE)
+_TTL_PART = re.compile(r"([0-9]{1,10})([smhdw]?)", re.IGNORECASE)
 _TTL_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_TYPES = {record_type.value: record_type for record_type in RecordType}
 _ALONGSIDE_CNAME = frozenset({"CNAME", "RRSIG", "NSEC", "KEY"})  # RFC 2181 §10.1, RFC 4034 §3, §4
 
 
@@ -265,14 +266,18 @@ class _Reader:
         if not words:
             raise _FaultError("a record without a type")
         type_word, data = words[0].text.upper(), words[1:]
-        if type_word not in RecordType.__members__:
+        record_type = _TYPES.get(type_word)
+        if record_type is None:
             self._add_other(owner, type_word, data, ttl)
             return
         if not data:
             raise _FaultError(f"{type_word} without data")
-        record = self._record(RecordType(type_word), data)
+        record = self._record(record_type, data)
         self._check_cname_alone(owner, type_word)
-        found = self._node(owner).sets.setdefault(RecordType(type_word), RecordSet(ttl, []))
+        sets = self._node(owner).sets
+        found = sets.get(record_type)
+        if found is None:
+            found = sets[record_type] = RecordSet(ttl, [])
         found.ttl = min(found.ttl, ttl)  # RFC 2181 §5.2: one set, one TTL
         found.records.append(record)
 
