@@ -1,0 +1,54 @@
+from gateway.dns.resolver import RecordType
+from gateway.dns.stub import DnsObservation
+from gateway.ops.health import DNS_FAILURES, FAILURE_COUNTS_S, Health
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def ask(health: Health, outcome: str, *, cached: bool = False, times: int = 1) -> None:
+    for _ in range(times):
+        health.dns(DnsObservation(RecordType.TXT, outcome, cached=cached, seconds=1.0))
+
+
+def test_downstream_is_down_after_a_failure_until_it_replies() -> None:
+    health = Health(Clock())
+    assert health.downstream_state()[0]
+    health.downstream_failed("connect")
+    assert health.downstream_state() == (False, "failed: connect")
+    health.downstream_reply("ehlo", 250, 0.1)
+    assert health.downstream_state()[0]
+
+
+def test_a_failure_is_forgotten_because_without_mail_nothing_could_mend_it() -> None:
+    clock = Clock()
+    health = Health(clock)
+    health.downstream_failed("connect")
+    ask(health, "timeout", times=DNS_FAILURES)
+    assert not health.downstream_state()[0]
+    assert not health.dns_state()[0]
+    clock.now += FAILURE_COUNTS_S + 1
+    assert health.downstream_state()[0]
+    assert health.dns_state()[0]
+
+
+def test_one_dead_domain_is_not_a_dead_resolver() -> None:
+    health = Health(Clock())
+    ask(health, "timeout", times=DNS_FAILURES - 1)
+    assert health.dns_state()[0]
+    ask(health, "answer", cached=True)  # says nothing of the resolver
+    ask(health, "timeout")
+    assert not health.dns_state()[0]
+    ask(health, "nxdomain")
+    assert health.dns_state()[0]
+
+
+def test_broken_zones_are_not_the_resolvers_fault() -> None:
+    health = Health(Clock())
+    ask(health, "servfail", times=100)
+    assert health.dns_state()[0]
