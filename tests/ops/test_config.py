@@ -182,6 +182,11 @@ def test_text_that_only_looks_like_several_toml_lines_stays_text(tmp_path: Path)
     assert "authserv_id" in said[0]
 
 
+def test_a_remedy_repeats_nothing_that_could_move_the_cursor(tmp_path: Path) -> None:
+    (said,) = faults(tmp_path, MILTER, GATEWAY_HTTP__LISTEN='"x\\u001b[2J"')
+    assert said.isprintable()
+
+
 # TLS files
 
 

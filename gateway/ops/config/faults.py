@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from gateway.ops.text import printable
 
 MAX_VALUE_CHARACTERS: Final = 80
+MAX_FAULT_CHARACTERS: Final = 2_000
 _SECRET_KEY: Final = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 _URL_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^/@\s]*@")
 
@@ -62,11 +63,11 @@ class Fault:
     line: int | None = None
 
     def __str__(self) -> str:
-        """`gateway.toml:12: inbound.listen[0] = "0.0.0.0": has no port; write "0.0.0.0:25"`."""
+        """One printable line, whatever was in the file: `gateway.toml:12: inbound.listen[0] = "0.0.0.0": has no port; write "0.0.0.0:25"`."""
         place = self.source if self.line is None else f"{self.source}:{self.line}"
         named = f"{self.key} = {self.value}" if self.value else self.key
         said = f"{self.what}; {self.remedy}" if self.remedy else self.what
-        return ": ".join(part for part in (place, named, said) if part)
+        return printable(": ".join(part for part in (place, named, said) if part), MAX_FAULT_CHARACTERS)
 
 
 class ConfigError(Exception):
