@@ -37,6 +37,9 @@ class Backend:
 
     def prepare(self, session: Session) -> bool:
         """Have a connection that speaks for this client: True if it can be used now, else it is under way."""
+        client = self._client
+        if client and client.is_ready and not (client.speaks_for(session) or client.can_speak_for_others):
+            self.release(reusable=True)  # it was introduced as somebody else, and cannot be again
         if self._client:
             self._client.introduce(session)
             self._flush()

@@ -121,6 +121,7 @@ class SmtpClient:
     """
 
     __slots__ = (
+        "_attributes",
         "_awaited",
         "_hostname",
         "_identity",
@@ -138,6 +139,7 @@ class SmtpClient:
         self._hostname = hostname
         self._xclient = xclient
         self._identity = b""
+        self._attributes: frozenset[str] = frozenset()
         self._session: Session | None = None
         self._reader = ReplyReader()
         self._awaited: deque[Step] = deque((Step.GREETING,))
@@ -239,6 +241,10 @@ class SmtpClient:
 
     def _greeted(self, reply: Reply) -> None:
         self.capabilities = parse_capabilities(reply)
+        if not self._identity:
+            # Postfix offers XCLIENT only as long as the client that it speaks with is one that may use it: after an
+            # introduction it is gone, and what was said in it stays.
+            self._attributes = self.capabilities.xclient
         if self._session is None:
             return
         identity = self._identify(self._session)
@@ -249,18 +255,17 @@ class SmtpClient:
 
     def _identify(self, session: Session) -> bytes:
         """The XCLIENT line for this client; empty where none can be said."""
-        capabilities = self.capabilities
-        if not self._xclient or capabilities is None or "ADDR" not in capabilities.xclient:
+        if not self._xclient or "ADDR" not in self._attributes:
             return b""
-        return write_xclient(session, capabilities.xclient)
+        return write_xclient(session, self._attributes)
 
     def _say_xclient(self, identity: bytes) -> None:
-        if not identity:
+        if self.capabilities is None or "ADDR" not in self.capabilities.xclient:
             raise DownstreamError(DownstreamFailure.REFUSED, "XCLIENT is no longer offered")
         self._identity = identity
         self._output.append(identity)
         self._awaited.append(Step.XCLIENT)
-        if self.capabilities and self.capabilities.pipelining:
+        if self.capabilities is not None and self.capabilities.pipelining:
             self._say_ehlo()
 
     def _say_ehlo(self) -> None:
