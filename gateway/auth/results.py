@@ -92,6 +92,7 @@ class Problem(StrEnum):
     DKIM_SHA1 = "dkim.sha1"
     DKIM_SHORT_KEY = "dkim.short-key"
     DKIM_BODY_LENGTH = "dkim.body-length"
+    DKIM_UNSIGNED_FIELD = "dkim.unsigned-field"
     DKIM_BODY_TOO_SHORT = "dkim.body-too-short"
     DKIM_BODY_HASH = "dkim.body-hash"
     DKIM_SIGNATURE = "dkim.signature"

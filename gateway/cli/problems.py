@@ -72,6 +72,9 @@ WORDS: Final = {
     Problem.DKIM_BODY_LENGTH: Words(
         "l= leaves the end of the body unsigned: anything could be added", "RFC 6376 §8.2"
     ),
+    Problem.DKIM_UNSIGNED_FIELD: Words(
+        "a second Subject, To or the like was added that the signature does not cover", "RFC 6376 §8.15"
+    ),
     Problem.DKIM_BODY_TOO_SHORT: Words("the body is shorter than l= says", "RFC 6376 §3.5 l="),
     Problem.DKIM_BODY_HASH: Words("the body was changed after signing", "RFC 6376 §6.1.3"),
     Problem.DKIM_SIGNATURE: Words(

@@ -26,6 +26,18 @@ CHUNK_BYTES: Final = 128 * 1024
 """How much of a body is looked at at once: fits in a processor's cache, and keeps memory flat for a mapped file."""
 
 
+_SHOWN_ONCE: Final = (
+    b"subject",
+    b"date",
+    b"to",
+    b"cc",
+    b"reply-to",
+    b"content-type",
+    b"content-transfer-encoding",
+)
+"""Fields that RFC 5322 §3.6 and RFC 2045 allow once, and that decide what the reader sees or whom he answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class BodyHashes:
     """One body in one canonical form.
@@ -76,6 +88,18 @@ class SignedContent:
             if signature.body_length is not None and signature.body_canonicalization is how
         }
         return hash_body(canonical_body(_body_chunks(self._message), how), lengths)
+
+    def has_unsigned_double(self, signature: Signature) -> bool:
+        """Whether a field that may occur once is signed, and stands in the message once more than that.
+
+        Signed is the lowest; most readers are shown the highest, which anybody may have put there (RFC 6376 §8.15).
+        """
+        signed = signature.signed_fields
+        return any(
+            0 < signed.count(name) < len(places)
+            for name in _SHOWN_ONCE
+            if len(places := self._message.positions(name)) > 1
+        )
 
     def header_digest(self, position: int, signature: Signature) -> bytes:
         """Hash the header fields that a signature covers, then its own field (RFC 6376 §3.7).
@@ -135,8 +159,8 @@ def verify_signature(
 ) -> Problem | None:
     """Verify one signature with its key; None where it is right and nothing speaks against it.
 
-    A signature that is right and yet not to be trusted is told from a wrong one: `dkim.short-key` and `dkim.body-length`
-    are only ever said of right ones.
+    A signature that is right and yet not to be trusted is told from a wrong one: `dkim.short-key`, `dkim.body-length`
+    and `dkim.unsigned-field` are only ever said of right ones.
     """
     problem = record.problem_with(signature)
     if problem:
@@ -155,6 +179,8 @@ def verify_signature(
         return Problem.DKIM_SHORT_KEY  # RFC 8301 §3.2
     if length is not None and length < body.length:
         return Problem.DKIM_BODY_LENGTH  # RFC 6376 §8.2: anything may have been added after the signed part
+    if content.has_unsigned_double(signature):
+        return Problem.DKIM_UNSIGNED_FIELD
     return None
 
 

@@ -54,11 +54,12 @@ STATUS: Final[Mapping[Problem, DkimStatus]] = {
     # Evaluated, and wrong.
     Problem.DKIM_BODY_HASH: DkimStatus.FAIL,
     Problem.DKIM_SIGNATURE: DkimStatus.FAIL,
-    # Not to be trusted. The last two are said only of signatures that verify; the first two are never evaluated.
+    # Not to be trusted. The last three are said only of signatures that verify; the first two are never evaluated.
     Problem.DKIM_SHA1: DkimStatus.POLICY,
     Problem.DKIM_FROM_THE_FUTURE: DkimStatus.POLICY,
     Problem.DKIM_SHORT_KEY: DkimStatus.POLICY,
     Problem.DKIM_BODY_LENGTH: DkimStatus.POLICY,
+    Problem.DKIM_UNSIGNED_FIELD: DkimStatus.POLICY,
     # No key for now.
     Problem.DNS_TIMEOUT: DkimStatus.TEMPERROR,
     Problem.DNS_SERVFAIL: DkimStatus.TEMPERROR,

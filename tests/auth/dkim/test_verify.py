@@ -124,6 +124,12 @@ BAD = [
     ),
     (signed(l="9" * 76), DkimStatus.PERMERROR, Problem.DKIM_BODY_TOO_SHORT, "the most digits allowed"),
     (signed(l="9" * 77), DkimStatus.NEUTRAL, Problem.DKIM_SYNTAX, "one too many"),
+    (
+        b"Subject: Send money\r\n" + Signer().sign(MESSAGE),
+        DkimStatus.POLICY,
+        Problem.DKIM_UNSIGNED_FIELD,
+        "signed is one Subject, shown is the other",
+    ),
     (signed(l="-1"), DkimStatus.NEUTRAL, Problem.DKIM_SYNTAX, "not a number"),
     (Signer().sign(MESSAGE) + b"x", DkimStatus.FAIL, Problem.DKIM_BODY_HASH, "text added"),
     (
@@ -338,6 +344,12 @@ async def test_bodies_at_the_edge(how: Canonicalization, body: bytes) -> None:
     assert (await only(raw)).status is DkimStatus.PASS
     assert (await only(raw + b"\r\n\r\n")).status is DkimStatus.PASS, "empty lines at the end are forgiven"
     assert (await only(raw + b"\r\n.\r\n")).problem is Problem.DKIM_BODY_HASH
+
+
+async def test_for_fields_that_are_not_signed_a_signer_never_vouched() -> None:
+    raw = b"Content-Type: text/html\r\nContent-Type: text/plain\r\n" + Signer().sign(MESSAGE)
+
+    assert (await only(raw)).status is DkimStatus.PASS
 
 
 async def test_a_length_of_nothing_covers_an_empty_body() -> None:
