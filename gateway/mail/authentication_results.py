@@ -5,7 +5,8 @@ name, and first takes out every field that came in under that name, in whatever 
 """
 
 import re
-from collections.abc import Collection, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -15,7 +16,7 @@ from gateway.mail.comments import skip_comments
 from gateway.mail.edits import NewField
 from gateway.mail.errors import ParseError
 from gateway.mail.headers import comment, fold_field, quote_pvalue, quote_value
-from gateway.mail.message import Message
+from gateway.mail.message import AMBIGUOUS, Message
 
 FIELD_NAME: Final = "Authentication-Results"
 
@@ -24,6 +25,10 @@ _AUTHSERV_ID: Final = re.compile(
     r'"((?:[^"\\]|\\.)*+)"|([^\x00-\x20\x7f()<>@,;:\\"/\[\]?=]++)'
 )  # RFC 2045 §5.1 value
 _VERSION: Final = re.compile(r"[0-9]++")
+# Where readers differ in what a line is, and in what may stand before and behind a name.
+_ANYWHERE: Final = re.compile(
+    rb"(?:\A|[\r\n\0])[^!-~]{0,8}(authentication-results)[^!-~]{0,8}:", re.IGNORECASE
+)
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
 
@@ -74,15 +79,27 @@ def forged_positions(message: Message, authserv_ids: Collection[str]) -> frozens
     A field whose authserv-id is missing or cannot be read in exactly one way counts as a claim.
     """
     positions = message.positions(b"authentication-results")
+    forged = set(_hidden_positions(message)) if message.defects & AMBIGUOUS else set()
     if not positions:
-        return frozenset()
+        return frozenset(forged)
     ours = {_canonical_id(authserv_id) for authserv_id in authserv_ids}
-    forged: list[int] = []
     for position in positions:
         claimed = _claimed_id(message.unfolded(message.fields[position]))
         if claimed is None or claimed in ours:
-            forged.append(position)
+            forged.add(position)
     return frozenset(forged)
+
+
+def _hidden_positions(message: Message) -> Iterator[int]:
+    """Fields, and lines that are none, in which another reader may find the beginning of such a field, of whatever id.
+
+    A bare line end in a field's value is enough, if the next server makes a line end of it.
+    """
+    starts = [field.start for field in message.fields]
+    for found in _ANYWHERE.finditer(message.raw[: message.body_start]):
+        position = bisect_right(starts, found.start(1)) - 1
+        if starts[position] != found.start(1) or not message.fields[position].key:
+            yield position
 
 
 def _result_pieces(result: MethodResult, *, end: str) -> list[str]:

@@ -211,6 +211,31 @@ def test_every_field_of_the_name_is_looked_at() -> None:
     assert forged_positions(Message(b"From: a@x.example\r\n\r\n"), OURS) == frozenset()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"X: y\nAuthentication-Results: mx.example.net; dmarc=pass",
+        b"X: y\rauthentication-results : mx.example.net; dmarc=pass",
+        b"Authentication-Results: other.example; none\nAuthentication-Results: mx.example.net; dmarc=pass",
+        b"Authentication-Results\r\n : mx.example.net; dmarc=pass",
+        b"\xef\xbb\xbfAuthentication-Results: mx.example.net; dmarc=pass",
+        b"Authentication-Results\xa0: mx.example.net; dmarc=pass",
+        b"Authentication-Results\0: mx.example.net; dmarc=pass",
+    ],
+)
+def test_a_claim_that_only_another_reader_sees_as_a_field(line: bytes) -> None:
+    message = Message(b"From: a@x.example\r\n" + line + b"\r\n\r\nbody\r\n")
+    assert forged_positions(message, OURS) == {1}
+
+
+def test_a_message_that_only_speaks_of_such_a_field_keeps_all_of_its_own() -> None:
+    body = b"\r\nbare\nAuthentication-Results: mx.example.net; none\r\n"
+    message = Message(
+        b"Subject: Authentication-Results: why?\r\nX-Authentication-Results: mx.example.net\r\n" + body
+    )
+    assert forged_positions(message, OURS) == frozenset()
+
+
 def test_an_id_that_is_no_domain_is_compared_as_it_is() -> None:
     message = Message(b"Authentication-Results: Gate!1; none\r\nAuthentication-Results: gate!2; none\r\n\r\n")
     assert forged_positions(message, ["gate!1"]) == {0}
