@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _REPLY_GRACE_S: Final = 0.1
 """libmilter writes the last answer after our callback has returned, and tells nobody when it has."""
 
+_NUDGE_S: Final = 0.05
 _BACKLOG: Final = 128
 
 # Only what is used: the mail server does not send macros, or wait for answers, that nobody reads.
@@ -131,7 +132,8 @@ class MilterListener:
         )
         self._register(self._socket.private)
         before = _sockets()
-        milter.opensocket(False)  # noqa: FBT003 - pymilter takes no keyword; False: do not remove what is there
+        remove_first = False
+        milter.opensocket(remove_first)
         for descriptor in _sockets() - before:
             # Workers share it: the one that loses the race for a connection must not wait in accept() for the next.
             os.set_blocking(descriptor, False)
@@ -162,8 +164,7 @@ class MilterListener:
         left = self._load.messages
         await asyncio.sleep(_REPLY_GRACE_S)
         self._stopping = True
-        self._milter.stop()
-        self._wake()
+        await self._stop()
         return left
 
     def close(self) -> None:
@@ -232,13 +233,15 @@ class MilterListener:
     def _on_idle(self) -> None:
         self._loop.call_soon_threadsafe(self._idle.set)
 
-    def _wake(self) -> None:
-        """Connect once, so that libmilter sees that it is to stop instead of waiting out its interval."""
-        if self._socket is None:
-            return
-        with socket.socket(socket.AF_UNIX) as nudge, suppress(OSError):
-            nudge.setblocking(False)
-            nudge.connect(os.fspath(self._socket.path))
+    async def _stop(self) -> None:
+        """Stop listening. libmilter does so between two connections, or every 5 s: a connection of ours hurries it."""
+        stopping = asyncio.ensure_future(asyncio.to_thread(self._milter.stop))
+        while not stopping.done() and self._socket is not None:
+            with socket.socket(socket.AF_UNIX) as nudge, suppress(OSError):
+                nudge.setblocking(False)
+                nudge.connect(os.fspath(self._socket.path))
+            await asyncio.wait({stopping}, timeout=_NUDGE_S)
+        await stopping
 
 
 def _on_close(context: Any) -> int:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
 import structlog
@@ -48,13 +47,6 @@ _T = TypeVar("_T")
 _log: Final = structlog.get_logger()
 
 
-class SessionEnd(StrEnum):
-    """How a connection ended."""
-
-    CLOSED = "closed"  # between messages, as it should be
-    ABANDONED = "abandoned"  # in the middle of a message
-
-
 class MilterObserver(Protocol):
     """Told of what happens, from several threads at once; none of these may block or raise."""
 
@@ -62,8 +54,8 @@ class MilterObserver(Protocol):
         """The mail server connected, for one SMTP session of a client."""
         ...
 
-    def session_closed(self, listener: Listener, end: SessionEnd) -> None:
-        """That session is over."""
+    def session_closed(self, listener: Listener, end: str) -> None:
+        """That session is over; `end` is always `closed`, for nobody tells a milter how its client went."""
         ...
 
     def command(self, listener: Listener, verb: str, code: int) -> None:
@@ -272,10 +264,9 @@ class MilterSession:
 
     def close(self) -> int:
         """The connection is over."""
-        end = SessionEnd.ABANDONED if self._under_way else SessionEnd.CLOSED
         self._finish()
         self.bench.load.close_session()
-        self.bench.observer.session_closed(Listener.MILTER, end)
+        self.bench.observer.session_closed(Listener.MILTER, "closed")
         return self.bench.words.carry_on
 
     def _judge(self, context: Context) -> tuple[Disposition, tuple[Action, ...]]:

@@ -4,8 +4,8 @@ The mail server has the client, we have its word: macros (`i`, `{auth_authen}`, 
 message must come out byte for byte as the mail server will store it, or every DKIM signature on it breaks: header values
 keep the blanks behind the colon (SMFIP_HDR_LEADSPC), and the LF within a folded value becomes the CRLF that it was.
 
-Two things no milter can see. Postfix takes the blanks *before* a field's colon away, and lets a header section without
-the empty line behind it end in one. In both it is that changed message which Postfix delivers.
+Two things no milter can see. Postfix takes the blanks *before* a field's colon away, and delivers it so. And a message that
+ends with its header section looks as if it had an empty line behind it; its body is empty either way.
 """
 
 from collections.abc import Callable, Mapping, Sequence

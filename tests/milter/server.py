@@ -26,7 +26,6 @@ import structlog
 import uvloop
 
 from gateway.listeners.milter import MilterListener
-from gateway.listeners.milter_session import SessionEnd
 from gateway.mail.edits import Edits, NewField
 from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.message import Message
@@ -140,7 +139,7 @@ class PrintingObserver:
     def session_opened(self, listener: Listener) -> None:
         self._say(f"opened {listener}")
 
-    def session_closed(self, listener: Listener, end: SessionEnd) -> None:
+    def session_closed(self, listener: Listener, end: str) -> None:
         self._say(f"closed {listener} {end}")
 
     def command(self, listener: Listener, verb: str, code: int) -> None:
