@@ -88,13 +88,14 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         raise ParseError(f"an unknown PROXY version or command: {command:#x}")
     if size > MAX_V2_BYTES:
         raise ParseError(f"a PROXY header of {size} bytes")
+    is_local = command == _LOCAL or family == 0  # §2.2: LOCAL and UNSPEC: use the real connection's addresses
+    length = _ADDRESS_BYTES.get(family)
+    if not is_local and (length is None or size < _V2_HEADER_BYTES + 2 * length + 4):
+        raise ParseError(f"a PROXY header with a bad address family, {family:#x}, or without its addresses")
     if len(data) < size:
         return None
-    if command == _LOCAL or family == 0:  # §2.2: LOCAL and UNSPEC: use the real connection's addresses
+    if is_local or length is None:
         return ProxyHeader(None, size)
-    length = _ADDRESS_BYTES.get(family)
-    if length is None or size < _V2_HEADER_BYTES + 2 * length + 4:
-        raise ParseError(f"a PROXY header with a bad address family, {family:#x}, or without its addresses")
     source = data[_V2_HEADER_BYTES : _V2_HEADER_BYTES + length]
     return ProxyHeader(_plain(IPv4Address(source) if length == 4 else IPv6Address(source)), size)  # noqa: PLR2004 - bytes of an IPv4 address
 

@@ -1,0 +1,25 @@
+"""Every wire conversation of tests/dialogs, on the bench, whole and cut into single bytes."""
+
+import pytest
+
+from gateway.smtp.dialog import Awaiting
+from tests.smtp.dialog import Dialog, load_dialogs, run_dialog
+
+DIALOGS = load_dialogs()
+
+
+@pytest.mark.parametrize("dialog", DIALOGS, ids=lambda dialog: dialog.name)
+def test_dialog(dialog: Dialog) -> None:
+    bench, _ = run_dialog(dialog)
+    assert bench.core.awaiting is Awaiting.CLIENT or bench.downstream.at, "no question is left open"
+
+
+@pytest.mark.parametrize("dialog", DIALOGS, ids=lambda dialog: dialog.name)
+@pytest.mark.parametrize("cut", [1, 2, 3, 7])
+def test_dialog_is_the_same_however_it_is_cut(dialog: Dialog, cut: int) -> None:
+    whole, heard = run_dialog(dialog)
+    pieces, heard_in_pieces = run_dialog(dialog, cut=cut)
+    assert heard_in_pieces == heard
+    assert pieces.downstream.log == whole.downstream.log
+    assert pieces.downstream.messages == whole.downstream.messages
+    assert pieces.end == whole.end
