@@ -265,7 +265,7 @@ class SmtpClient:
         self._identity = identity
         self._output.append(identity)
         self._awaited.append(Step.XCLIENT)
-        if self.capabilities is not None and self.capabilities.pipelining:
+        if self.capabilities.pipelining:
             self._say_ehlo()
 
     def _say_ehlo(self) -> None:
