@@ -113,6 +113,7 @@ _BLANK_LINE: Final = re.compile(rb"\r\n[ \t]*(?:\r\n|\Z)")
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 _BLANKS: Final = re.compile(r"[ \t]+")
 _ADDRESS_TRAP: Final = re.compile(r"[@<>]")
+_ANGLED: Final = re.compile(r"<[^<>@]*+@([^<>@]*+)")
 _LOCAL_TRAP: Final = re.compile(r"[@<>,;:()\[\]\"\\\s]|=\?")
 
 
@@ -228,7 +229,21 @@ def _read_member(tokens: list[_Token]) -> tuple[Mailbox, str | None]:
         inside = inside[1:]
     if inside and inside[-1][0] == "blank":
         inside = inside[:-1]
-    return _read_address(inside), _read_phrase(phrase)
+    mailbox, name = _read_address(inside), _read_phrase(phrase)
+    if name and any(kind in {"word", "quoted"} and "=?" in text for kind, text in phrase):
+        _check_decoded_name(name, mailbox)
+    return mailbox, name
+
+
+def _check_decoded_name(name: str, mailbox: Mailbox) -> None:
+    """Some readers decode the whole field before they look for the angle brackets, and find those of an encoded name."""
+    for shown in _ANGLED.finditer(name):
+        try:
+            domain = parse_domain(shown[1])
+        except ParseError:
+            domain = ""
+        if domain != mailbox.domain:
+            raise _UnclearError("an encoded name with another address in angle brackets")
 
 
 def _read_address(tokens: list[_Token]) -> Mailbox:

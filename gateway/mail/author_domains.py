@@ -68,7 +68,7 @@ def _values(message: Message, *, ambiguous: bool) -> Iterator[bytes]:
 
 def _domains(value: bytes) -> Iterator[str]:
     text = value.replace(b"\r", b"").replace(b"\n", b"").decode("utf-8", "replace")
-    decoded = unicodedata.normalize("NFKC", decode_words(text, any_charset=True))
+    decoded = unicodedata.normalize("NFKC", decode_words(text, any_charset=True)).replace("=40", "@")
     bare = _BLANKS.sub(" ", _QUOTING.sub("", _without_comments(decoded)))
     joined = _AROUND_MARKS.sub(r"\1", bare)
     for reading in dict.fromkeys((text, decoded, joined)):
