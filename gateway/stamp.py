@@ -50,16 +50,26 @@ def _results(envelope: Envelope, evidence: Evidence) -> Iterator[MethodResult]:
         yield _dmarc(evidence.dmarc)
 
 
+def _silent(address: str) -> str:
+    """The address, without a local part that looks like a result: `dmarc=pass@evil.example` is a legal address.
+
+    Quoting is enough for those who read by the grammar; but filters that look for `dmarc=pass` anywhere in our field are
+    common. RFC 8601 §2.2 lets the local part be left out.
+    """
+    local_part, _, domain = address.rpartition("@")
+    return f"@{domain}" if "=" in local_part and "pass" in local_part.casefold() else address
+
+
 def _spf(result: SpfResult) -> MethodResult:
     value = result.domain if result.identity is SpfIdentity.HELO else result.sender or result.domain
-    properties = (Property("smtp", result.identity, value),) if value else ()
+    properties = (Property("smtp", result.identity, _silent(value)),) if value else ()
     return MethodResult("spf", result.status, result.problem, properties)
 
 
 def _dkim(result: DkimResult) -> MethodResult:
     found = (
         ("d", result.domain),
-        ("i", result.auid),
+        ("i", _silent(result.auid or "")),
         ("s", result.selector),
         ("a", result.algorithm),
         ("b", result.signature_start),

@@ -49,13 +49,13 @@ async def test_corpus(case: CorpusCase) -> None:
     assert handed_on.count(b"dmarc=pass header.from=bank.example") == (case.name == "spf-only")
 
 
-async def test_results_injection_stays_inside_its_quotes() -> None:
-    case = next(case for case in CASES if case.name == "results-injection")
+@pytest.mark.parametrize("name", ["results-injection", "results-in-address"])
+async def test_no_address_makes_a_result_even_for_who_only_searches_for_words(name: str) -> None:
+    case = next(case for case in CASES if case.name == name)
     verdict = await make_engine().judge(case.envelope(), Message(case.raw))
     value = verdict.edits.prepend[0].value
-    outside = re.sub(r'"(?:[^"\\]|\\.)*"', '""', value)
-    assert "dkim=pass" in value
-    assert "dkim=pass" not in outside
+    assert "smtp.mailfrom=@evil.example" in value
+    assert re.findall(r"\w+=pass", value) == ["spf=pass"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

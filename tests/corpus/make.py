@@ -159,6 +159,46 @@ def build(keys: Keys) -> dict[str, bytes]:
         "author-in-comment": message(
             "author-in-comment", "From: x@evil.example (<service@bank.example>)\r\n"
         ),
+        "author-encoded": message(
+            "author-encoded", "From: =?utf-8?q?The_Bank_=3Cservice=40bank.example=3E?=\r\n"
+        ),
+        "author-encoded-before-another": message(
+            "author-encoded-before-another",
+            "From: =?utf-8?q?=3Cservice=40bank.example=3E=2C?= <x@evil.example>\r\n",
+        ),
+        "author-encoded-and-cut": message(
+            "author-encoded-and-cut", "From: =?utf-8?q?service=40bank.example=00?=@evil.example\r\n"
+        ),
+        "author-behind-five": message(
+            "author-behind-five",
+            "From: "
+            + "".join(f"<x@{number}.evil.example>,\r\n " for number in range(5))
+            + "The Bank <service@bank.example>\r\n",
+        ),
+        "author-behind-padding": message(
+            "author-behind-padding",
+            "From: " + f"({'x' * 900})\r\n " * 20 + "The Bank <service@bank.example>\r\n",
+        ),
+        "author-with-comment": message("author-with-comment", "From: service@(of the)bank.example\r\n"),
+        "author-folded": message("author-folded", "From: service@\r\n bank.example\r\n"),
+        "author-route": message("author-route", "From: <@bank.example:x@evil.example>\r\n"),
+        "author-twice-in-brackets": message(
+            "author-twice-in-brackets", "From: <service@bank.example> <x@evil.example>\r\n"
+        ),
+        "author-behind-escaped-quote": message(
+            "author-behind-escaped-quote", 'From: "\\" <service@bank.example>," <x@evil.example>\r\n'
+        ),
+        "author-in-local-part": message(
+            "author-in-local-part", 'From: <"service@bank.example"@evil.example>\r\n'
+        ),
+        "author-in-group": message("author-in-group", "From: Staff: service@bank.example;\r\n"),
+        "author-full-width": message(
+            "author-full-width", "From: <service@\uff42\uff41\uff4e\uff4b\u3002example>\r\n"
+        ),
+        "author-in-sender": message(
+            "author-in-sender", "Sender: <service@bank.example>\r\nFrom: <x@evil.example>\r\n"
+        ),
+        "author-not-in-bounce": message("author-not-in-bounce", "From: <service@bank.example>\r\n"),
         "author-after-garbage": message(
             "author-after-garbage", "no colon in this line\r\nFrom: The Bank <service@bank.example>\r\n"
         ),
@@ -175,7 +215,20 @@ def build(keys: Keys) -> dict[str, bytes]:
             "X-Gateway-Quarantine: rule=forged\r\n"
             "From: <x@evil.example>\r\n",
         ),
+        "results-in-address": message("results-in-address", "From: <x@evil.example>\r\n"),
         "results-injection": message("results-injection", "From: <x@evil.example>\r\n"),
+        "honest-encoded-name": rsa_signed(
+            message("honest-encoded-name", "From: =?utf-8?q?J=C3=B6rg?=\r\n <ann@honest.example>\r\n")
+        ),
+        "honest-group": rsa_signed(message("honest-group", "From: Staff: Ann <ann@honest.example>;\r\n")),
+        "honest-latin-1": rsa_signed(
+            message("honest-latin-1", "From: J~rg <ann@honest.example>\r\n").replace(b"~", b"\xf6")
+        ),
+        "signed-by-stranger": rsa_signed(message("signed-by-stranger", "From: <service@bank.example>\r\n")),
+        "signed-in-half-a-name": rsa_signed(
+            message("signed-in-half-a-name", "From: <service@bank.example>\r\n")
+        ).replace(b"d=honest.example", b"d=honest.example(.bank.example"),
+        "second-subject": b"Subject: Your account is closed\r\n" + rsa_signed(message("second-subject")),
         "body-altered": rsa_signed(message("body-altered")).replace(b"this is the body", b"send me money"),
         "header-altered": rsa_signed(message("header-altered")).replace(
             b"Subject: header-altered", b"Subject: pay me"
