@@ -18,7 +18,7 @@ MAX_CHUNK: Final = 65_535
 NO_CONNECT_REPLY, NO_HELO_REPLY = 0x1000, 0x2000
 NO_MAIL_REPLY, NO_RCPT_REPLY = 0x4000, 0x8000
 NO_DATA, NO_EOH = 0x200, 0x40
-NO_HEADER_REPLY, NO_BODY_REPLY = 0x80, 0x80000
+NO_HEADER_REPLY, NO_EOH_REPLY, NO_BODY_REPLY = 0x80, 0x40000, 0x80000
 LEADING_SPACE: Final = 0x100000
 
 FINAL: Final = frozenset(b"acdrty")  # accept, continue, discard, reject, tempfail, reply code
@@ -136,10 +136,16 @@ class RawClient:
         """Hand over headers and body, without the end."""
         for name, value in mail.headers:
             self.put(b"L", name + b"\0" + value + b"\0")
+            if not self.protocol & NO_HEADER_REPLY:
+                self.ask()
         if not self.protocol & NO_EOH:
             self.put(b"N", b"")
+            if not self.protocol & NO_EOH_REPLY:
+                self.ask()
         for start in range(0, len(mail.body), MAX_CHUNK):
             self.put(b"B", mail.body[start : start + MAX_CHUNK])
+            if not self.protocol & NO_BODY_REPLY:
+                self.ask()
 
     def end(self, macros: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
         """End the message and take everything that the milter says to it."""
