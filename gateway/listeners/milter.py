@@ -132,8 +132,7 @@ class MilterListener:
         )
         self._register(self._socket.private)
         before = _sockets()
-        remove_first = False
-        milter.opensocket(remove_first)
+        milter.opensocket(0)  # 0: do not remove what is there
         for descriptor in _sockets() - before:
             # Workers share it: the one that loses the race for a connection must not wait in accept() for the next.
             os.set_blocking(descriptor, False)
@@ -238,7 +237,7 @@ class MilterListener:
         stopping = asyncio.ensure_future(asyncio.to_thread(self._milter.stop))
         while not stopping.done() and self._socket is not None:
             with socket.socket(socket.AF_UNIX) as nudge, suppress(OSError):
-                nudge.setblocking(False)
+                nudge.settimeout(0)
                 nudge.connect(os.fspath(self._socket.path))
             await asyncio.wait({stopping}, timeout=_NUDGE_S)
         await stopping

@@ -25,8 +25,9 @@ MacroReader = Callable[[str], str | None]
 NO_ADDRESS: Final = IPv4Address("0.0.0.0")  # noqa: S104 - it names nobody; nothing is bound to it
 """Stands for a client whose address the mail server does not know.
 
-Never trusted, whatever `trusted_networks` says: with `XCLIENT ADDR=[UNAVAILABLE]` a stranger gets here. SPF cannot pass
-for it. Mail from Postfix's own `sendmail` command is another case: Postfix gives that the address 127.0.0.1.
+Never trusted, whatever `trusted_networks` says: with `XCLIENT ADDR=[UNAVAILABLE]` a stranger gets here (from Postfix not even
+that: libmilter does not take its form of it, and the client gets a 4xx). SPF cannot pass for it. Mail from Postfix's own
+`sendmail` command is another case: Postfix gives that the address 127.0.0.1.
 """
 
 

@@ -266,7 +266,7 @@ class PostfixBed:
             "mail_owner": "postfix",
             "setgid_group": "postdrop",
             "inet_interfaces": "127.0.0.1",
-            "inet_protocols": "ipv4",
+            "inet_protocols": "all",
             "myhostname": "mx.bed.test",
             "mydomain": "bed.test",
             "myorigin": self.local_domains[0],

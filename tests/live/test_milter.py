@@ -193,7 +193,7 @@ def test_what_postfix_changes_is_what_it_delivers(site: Site, sent: bytes, seen:
     _, raw = site.judged(sent)
     assert raw == seen
     delivered = after_received(site.bed.wait_for_message("alice"))
-    assert delivered.endswith(seen.removesuffix(b"\r\n").replace(b"\r\n", b"\n") + delivered[-1:])
+    assert delivered.rstrip(b"\n").endswith(seen.replace(b"\r\n", b"\n").rstrip(b"\n"))
 
 
 @pytest.mark.parametrize("canonicalization", [b"simple/simple", b"relaxed/relaxed"])
@@ -209,7 +209,7 @@ def test_a_signature_over_odd_fields_still_verifies(site: Site, canonicalization
     )
     record = b"v=DKIM1; p=" + b"".join(public.splitlines()[1:-1])
     content = b"\r\n".join(ODD_FIELDS) + b"\r\n\r\n" + BODY
-    header, body = (half.encode() if isinstance(half, str) else half for half in canonicalization.split(b"/"))
+    header, body = canonicalization.split(b"/")
     signature = dkim.sign(content, b"s", b"example.org", private, canonicalize=(header, body))
     _, raw = site.judged(signature + content)
     assert dkim.verify(raw, dnsfunc=lambda *_args, **_options: record)
@@ -238,10 +238,6 @@ def test_a_large_message_leaves_memory_flat(site: Site) -> None:
             "ADDR=IPV6:2001:db8::7 NAME=[UNAVAILABLE]",
             {"client_ip": "2001:db8::7", "client_name": None, "login": None, "trusted": True},
         ),
-        (
-            "ADDR=[UNAVAILABLE] NAME=[UNAVAILABLE]",  # nobody knows who: not trusted, whatever the networks
-            {"client_ip": "0.0.0.0", "client_name": None, "login": None, "trusted": False},
-        ),
     ],
 )
 def test_who_the_client_is(site: Site, xclient: str, expected: dict[str, Any]) -> None:
@@ -264,6 +260,15 @@ def test_who_the_client_is(site: Site, xclient: str, expected: dict[str, Any]) -
     assert (second["mail_from"], second["smtputf8"], second["params"]["BODY"]) == (None, True, "8BITMIME")
     assert second["session"] == first["session"]
     site.bed.wait_for_message("alice")
+
+
+def test_a_client_without_an_address_is_deferred(site: Site) -> None:
+    # Postfix tells of it in a form that libmilter does not take, and drops the connection.
+    with smtplib.SMTP("127.0.0.1", site.bed.port) as client:
+        client.ehlo()
+        assert client.docmd("XCLIENT", "ADDR=[UNAVAILABLE] NAME=[UNAVAILABLE]")[0] == 220
+        client.ehlo()
+        assert client.mail("a@example.org")[0] == 451
 
 
 def test_mail_from_the_sendmail_command_comes_from_loopback(site: Site) -> None:
@@ -331,7 +336,7 @@ def test_an_end_amid_the_data_leaves_nothing(site: Site) -> None:
                 pass
         client.sendall(b"Subject: half a mess")
     site.bed.wait_for_log("lost connection after DATA")
-    wait_until(lambda: site.milter.said().count("opened") == site.milter.said().count("closed"), "its end")
+    wait_until(lambda: site.milter.said().count("opened") == site.milter.said().count("closed milter"), "its end")
     assert site.milter.count() == before
 
 
