@@ -1,0 +1,66 @@
+"""Processes of a bench: started, measured and ended by their ids."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+START_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """Processor time in seconds: the program's own, and the kernel's on its behalf."""
+
+    user: float
+    kernel: float
+
+
+def cpu_used(pid: int) -> Cpu:
+    """What a process and its ended children have used up to now (proc(5), /proc/PID/stat)."""
+    # The command's name, in brackets, may hold blanks: what follows it is counted from its closing bracket.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    user, kernel, children_user, children_kernel = (int(field) / _TICKS_PER_SECOND for field in fields[11:15])
+    return Cpu(user + children_user, kernel + children_kernel)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(command: Sequence[str | Path], *, log: Path | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a server for as long as the block lasts; its output goes to `log`, or nowhere."""
+    with (log or Path(os.devnull)).open("wb") as output:
+        process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(START_S)
+
+
+def wait_for(process: "subprocess.Popen[bytes]", address: tuple[str, int] | str) -> None:
+    """Wait until a server takes connections at a TCP or UNIX address; there is no event for that but trying."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    deadline = time.monotonic() + START_S
+    while True:
+        with socket.socket(family) as probe:
+            try:
+                probe.connect(address)
+            except OSError:
+                if process.poll() is not None:
+                    raise ChildProcessError(f"ended with {process.returncode}: {process.args!r}") from None
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+        time.sleep(0.02)
