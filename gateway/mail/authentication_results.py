@@ -144,7 +144,7 @@ def _claimed_id(value: bytes) -> str | None:
 def _canonical_id(authserv_id: str) -> str:
     """A name in any spelling as one; an id that is no domain name stands for itself, without regard to case."""
     try:
-        return parse_domain(authserv_id.strip())
+        return parse_domain(authserv_id.strip(" \t.'"))  # readers are sloppier than the grammar
     except ParseError:
         if not authserv_id.isascii() or not authserv_id.isprintable():
             raise

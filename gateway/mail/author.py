@@ -98,9 +98,10 @@ _Token = tuple[str, str]  # its kind, which is the name of a group of _TOKEN or 
 
 _TOKEN: Final = re.compile(
     r"(?P<blank>[ \t]+)"
-    r"|(?P<word>[^\x00-\x20\x7f-\xa0\"(),:;<>@\[\\\]\u2028\u2029]+)"  # atoms, their dots, and non-ASCII (RFC 6532)
+    r"|(?P<word>[^\x00-\x20\x7f-\x9f\"(),:;<>@\[\\\]\u2028\u2029]+)"  # atoms, their dots, and non-ASCII (RFC 6532)
     r'|(?P<quoted>"(?:[^"\\\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]|\\[\t\x20-\x7e])*+")'
     r"|(?P<literal>\[[^\[\]\\\x00-\x20\x7f]*+\])"
+    r"|(?P<bracket>[\[\]])"
     r"|(?P<mark>[<>@,:;])",
 )
 _COMMA: Final = ("mark", ",")
@@ -209,7 +210,10 @@ def _strip(tokens: list[_Token]) -> list[_Token]:
 
 
 def _is_phrase(tokens: list[_Token]) -> bool:
-    return bool(tokens) and all(kind in {"word", "quoted", "blank", "comment"} for kind, _ in tokens)
+    """Whether this is a name. Deviation: `[Tracker] Ann` is taken, which old programs write and all readers read alike."""
+    return bool(tokens) and all(
+        kind != "mark" and not (kind == "literal" and _ADDRESS_TRAP.search(text)) for kind, text in tokens
+    )
 
 
 def _read_member(tokens: list[_Token]) -> tuple[Mailbox, str | None]:
@@ -279,7 +283,7 @@ def _read_phrase(tokens: list[_Token]) -> str | None:
                 if "\\" in text and _ADDRESS_TRAP.search(text):
                     raise _UnclearError("a quoted name that ends early for readers without escapes")
                 words.append(_QUOTED_PAIR.sub(r"\1", text[1:-1]))
-            case "word":
+            case "word" | "literal" | "bracket":
                 words.append(text)
             case _:
                 words.append(" ")

@@ -155,6 +155,8 @@ def test_words_that_are_none_are_our_own_mistake(word: str) -> None:
         ' "mx.\\example.net"; spf=pass',
         ' " mx.example.net "; spf=pass',
         " mx\uff0eexample\uff0enet; spf=pass",  # full-width dots
+        " .mx.example.net..; spf=pass",
+        " 'mx.example.net'; spf=pass",
         " \uff4dx.example.net; spf=pass",
         " mx.exa\u00admple.net; spf=pass",  # a soft hyphen
         " mx.exa\u200bmple.net; spf=pass",  # a zero-width space

@@ -35,6 +35,9 @@ def author_of(value: str | bytes) -> Author | NoAuthor:
         ("=?utf-8?B?SsO2?= =?iso-8859-1?Q?rg_X?= <a@x.example>", "a@x.example", "Jörg X"),
         ("=?utf-8?B?YUBiYW5rLmV4YW1wbGU=?= <a@x.example>", "a@x.example", "a@bank.example"),
         ("=?zlib?B?YQ==?= <a@x.example>", "a@x.example", "=?zlib?B?YQ==?="),  # no charset
+        ("[Tracker] Ann <a@x.example>", "a@x.example", "[Tracker] Ann"),
+        ("Ann [Sales dept.] <a@x.example>", "a@x.example", "Ann [Sales dept.]"),
+        ("Ann\u00a0Doe <a@x.example>", "a@x.example", "Ann\u00a0Doe"),
         ("=?utf-8?Q?Ann_=3Ca=40X.example=3E?= <a@x.example>", "a@x.example", "Ann <a@X.example>"),
         ("=?utf-8?B?Y?= <a@x.example>", "a@x.example", "=?utf-8?B?Y?="),
         ("Jörg <a@x.example>", "a@x.example", "Jörg"),  # RFC 6532
@@ -119,6 +122,11 @@ def test_one_author(value: str, address: str, name: str | None) -> None:
         ("Ann\u2028 <a@x.example>", UNCLEAR),
         ("a@x.example\r\n ", UNCLEAR),  # a line of blanks ends the header section for some
         ("Ann\r\n \r\n <a@x.example>", UNCLEAR),
+        ("[a@bank.example] <a@x.example>", UNCLEAR),
+        ("[ a@bank.example ] <a@x.example>", UNCLEAR),
+        ("[<a@bank.example>] <a@x.example>", UNCLEAR),
+        ("[(] <a@bank.example> [)] <a@x.example>", UNCLEAR),
+        ("a\u00a0b@x.example", UNCLEAR),
         ("=?utf-8?Q?=3Ca=40bank.example=3E?= <a@x.example>", UNCLEAR),  # decoded first, then parsed
         (b"a@x.ex\xe4mple", DOMAIN),  # in which charset?
         (b"J\xf6rg@x.example", UNCLEAR),
