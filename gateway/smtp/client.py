@@ -270,8 +270,10 @@ class SmtpClient:
 
     def _say_ehlo(self) -> None:
         """After XCLIENT in the client's own name, for servers that take the name from here and not from there."""
-        helo = self._session.helo if self._identity and self._session is not None else None
-        name = helo if helo and _HELO_NAME.fullmatch(helo) else self._hostname
+        name = self._hostname
+        if self._identity and self._session is not None:
+            helo = self._session.helo or ""
+            name = helo if _HELO_NAME.fullmatch(helo) else name
         self._output.append(f"EHLO {name}\r\n".encode("ascii"))
         self._awaited.append(Step.EHLO)
 

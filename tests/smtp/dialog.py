@@ -113,7 +113,7 @@ def make_bench(dialog: Dialog) -> Bench:
         elif name in _SETTINGS:
             changes[name] = _SETTINGS[name](value)
         elif name in _BENCH:
-            bench[name] = _BENCH[name](value)
+            bench["verdict" if name == "judge" else name] = _BENCH[name](value)
         else:
             raise AssertionError(f"{dialog.name}: unknown option {name}")
     return Bench(settings=settings(**changes), downstream=downstream, **bench)  # type: ignore[arg-type]  # by name
