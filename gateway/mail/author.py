@@ -222,8 +222,6 @@ def _read_member(tokens: list[_Token]) -> tuple[Mailbox, str | None]:
         return _read_address(tokens), None
     at = tokens.index(_OPENING)
     phrase = _strip(tokens[:at])
-    if phrase and not _is_phrase(phrase):
-        raise _UnclearError("a second address, or half of one, before the angle brackets")
     if tokens[-1] != _CLOSING:
         raise _UnclearError("angle brackets that are not closed, or words after them")
     inside = tokens[at + 1 : -1]
@@ -233,7 +231,13 @@ def _read_member(tokens: list[_Token]) -> tuple[Mailbox, str | None]:
         inside = inside[1:]
     if inside and inside[-1][0] == "blank":
         inside = inside[:-1]
-    mailbox, name = _read_address(inside), _read_phrase(phrase)
+    mailbox = _read_address(inside)
+    if phrase and not _is_phrase(phrase):
+        # Deviation: `a@x.example <a@x.example>`, without the quotes, is common in honest mail, and there is one address.
+        if phrase == inside:
+            return mailbox, mailbox.text
+        raise _UnclearError("a second address, or half of one, before the angle brackets")
+    name = _read_phrase(phrase)
     if name and any(kind in {"word", "quoted"} and "=?" in text for kind, text in phrase):
         _check_decoded_name(name, mailbox)
     return mailbox, name

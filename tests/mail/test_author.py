@@ -35,6 +35,7 @@ def author_of(value: str | bytes) -> Author | NoAuthor:
         ("=?utf-8?B?SsO2?= =?iso-8859-1?Q?rg_X?= <a@x.example>", "a@x.example", "Jörg X"),
         ("=?utf-8?B?YUBiYW5rLmV4YW1wbGU=?= <a@x.example>", "a@x.example", "a@bank.example"),
         ("=?zlib?B?YQ==?= <a@x.example>", "a@x.example", "=?zlib?B?YQ==?="),  # no charset
+        ("a@x.example <a@x.example>", "a@x.example", "a@x.example"),  # no quotes, but one address only
         ("[Tracker] Ann <a@x.example>", "a@x.example", "[Tracker] Ann"),
         ("Ann [Sales dept.] <a@x.example>", "a@x.example", "Ann [Sales dept.]"),
         ("Ann\u00a0Doe <a@x.example>", "a@x.example", "Ann\u00a0Doe"),
@@ -122,6 +123,9 @@ def test_one_author(value: str, address: str, name: str | None) -> None:
         ("Ann\u2028 <a@x.example>", UNCLEAR),
         ("a@x.example\r\n ", UNCLEAR),  # a line of blanks ends the header section for some
         ("Ann\r\n \r\n <a@x.example>", UNCLEAR),
+        ("a@x.example, <a@x.example>", SEVERAL),
+        ("A@x.example <a@x.example>", UNCLEAR),
+        ("a@x.example a@x.example <a@x.example>", UNCLEAR),
         ("[a@bank.example] <a@x.example>", UNCLEAR),
         ("[ a@bank.example ] <a@x.example>", UNCLEAR),
         ("[<a@bank.example>] <a@x.example>", UNCLEAR),
@@ -294,7 +298,10 @@ def test_where_we_see_an_author_another_reader_sees_no_other(value: str) -> None
     # The library joins what we keep apart only where there are quotes; it knows no U-labels.
     if '"' not in value and "ü" not in value:
         seen = [address.lower().rstrip(".") for address in library]
-        assert seen == [f"{author.mailbox.local_part}@{author.mailbox.domain}".lower()]
+        # One that finds the same address twice may give up.
+        assert seen == [f"{author.mailbox.local_part}@{author.mailbox.domain}".lower()] or (
+            not seen and value.lower().count(author.mailbox.text.lower()) > 1
+        )
 
 
 @settings(deadline=None)
