@@ -196,7 +196,7 @@ def test_a_megabyte_of_nonsense_is_refused_in_bounded_time(text: str) -> None:
     start = time.process_time()
     with pytest.raises(ZoneError):
         ZoneResolver.from_text(text)
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 3.0  # an operator's file, not a peer's words: linear is enough
 
 
 @settings(deadline=None, max_examples=200)
