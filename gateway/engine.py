@@ -21,7 +21,7 @@ from gateway.auth.sender_domain import check_sender_domain
 from gateway.auth.spf import check_helo, check_mail_from
 from gateway.dns.budget import BudgetedResolver
 from gateway.dns.resolver import Resolver
-from gateway.mail.authentication_results import forged_positions
+from gateway.mail.authentication_results import forged_positions, hides_results
 from gateway.mail.author import Author, NoAuthor, find_author
 from gateway.mail.edits import Edits, NewField
 from gateway.mail.envelope import Envelope
@@ -134,7 +134,10 @@ class Engine:
         author: Author | NoAuthor | None = None
         try:
             author = find_author(message)
-            verdict = await self._judge(envelope, message, author)
+            if hides_results(message):
+                verdict = self._unreadable(envelope)
+            else:
+                verdict = await self._judge(envelope, message, author)
         except Exception:  # noqa: BLE001 - the one place where a bug ends (design: 451, or accept and say so)
             _log.exception("engine.failed", id=envelope.id, stage=Stage.MESSAGE)
             verdict = self._failed(envelope, message)
@@ -214,8 +217,15 @@ class Engine:
         stale_marks = message.positions(QUARANTINE_FIELD.lower().encode())
         return Edits(prepend=tuple(marks), remove=forged.union(stale_marks))
 
+    def _unreadable(self, envelope: Envelope) -> Verdict:
+        """Refuse in every mode, and from our own users too: handed on, results in our name would be believed."""
+        reply = Reply.of(
+            550, "5.6.0", f"the header section is too large (RFC 5322 section 3.6) ({envelope.id})"
+        )
+        return Verdict(disposition=Disposition.REJECT, rule=INTERNAL_RULE, reply=reply)
+
     def _failed(self, envelope: Envelope, message: Message) -> Verdict:
-        if self._options.on_error is OnError.DEFER:
+        if self._options.on_error is OnError.DEFER or hides_results(message):
             reply = Reply.of(451, "4.3.0", f"internal error, please try again later ({envelope.id})")
             return Verdict(disposition=Disposition.DEFER, rule=INTERNAL_RULE, reply=reply)
         mark = stamp_failure(self._authserv_id, INTERNAL_RULE)

@@ -75,6 +75,14 @@ async def test_quarantine_is_marked_and_a_mark_that_came_in_is_not_believed() ->
     assert marks == [b"X-Gateway-Quarantine: rule=dmarc-quarantine; id=corpus.1\r"]
 
 
+@pytest.mark.parametrize("rules", ["default", "monitor"])
+@pytest.mark.parametrize("filler", [b"X: y\r\n" * 2500, b"X: " + b"y" * 600_000 + b"\r\n"])
+async def test_results_in_our_name_beyond_what_is_read_are_not_handed_on(rules: str, filler: bytes) -> None:
+    case = next(case for case in CASES if case.name == "forged-results")
+    verdict = await make_engine(rules).judge(case.envelope(), Message(filler + case.raw))
+    assert verdict.disposition is Disposition.REJECT
+
+
 class Broken:
     async def query(self, name: str, record_type: RecordType) -> Outcome:
         raise RuntimeError("a bug")

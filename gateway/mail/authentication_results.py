@@ -16,7 +16,7 @@ from gateway.mail.comments import skip_comments
 from gateway.mail.edits import NewField
 from gateway.mail.errors import ParseError
 from gateway.mail.headers import comment, fold_field, quote_pvalue, quote_value
-from gateway.mail.message import AMBIGUOUS, Message
+from gateway.mail.message import AMBIGUOUS, Defect, Message
 
 FIELD_NAME: Final = "Authentication-Results"
 
@@ -88,6 +88,18 @@ def forged_positions(message: Message, authserv_ids: Collection[str]) -> frozens
         if claimed is None or claimed in ours:
             forged.add(position)
     return frozenset(forged)
+
+
+def hides_results(message: Message) -> bool:
+    """Whether such a field, of whatever id, stands in the part of a giant header section that is not read.
+
+    It has no place in `message.fields`, so nobody can take it out.
+    """
+    if message.defects.isdisjoint((Defect.TOO_MANY_FIELDS, Defect.HEADER_TOO_LARGE)):
+        return False
+    # A field that was cut off is not whole, so its own beginning is looked at again.
+    last = message.fields[-1].start if message.fields else 0
+    return _ANYWHERE.search(message.raw[max(0, last - 2) : message.body_start]) is not None
 
 
 def _hidden_positions(message: Message) -> Iterator[int]:
