@@ -90,12 +90,16 @@ class RawClient:
         self._socket.connect(str(path))
         self._buffer = b""
         self._out: list[bytes] = []
-        self.put(b"O", struct.pack(">III", 6, actions, protocol))
-        self.flush()
-        reply = self.read()
-        assert reply.command == "O", reply
-        _, self.actions, self.protocol = struct.unpack(">III", reply.data[:12])
-        self.macro_lists = reply.data[12:]
+        try:
+            self.put(b"O", struct.pack(">III", 6, actions, protocol))
+            self.flush()
+            reply = self.read()
+            assert reply.command == "O", reply
+            _, self.actions, self.protocol = struct.unpack(">III", reply.data[:12])
+            self.macro_lists = reply.data[12:]
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -175,7 +175,7 @@ async def serve(socket: str, captures: str, options: dict[str, Any]) -> None:
         asks=lambda _stage: asks,
     )
     listener.bind()
-    listener.start()
+    await listener.start()
     _tell("ready")
     await stop.wait()
     started = time.monotonic()
