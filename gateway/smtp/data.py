@@ -30,7 +30,7 @@ class ContentFilter:
         normalize: make CRLF of a bare CR or LF instead of finding fault with it. That breaks signatures.
 
     Attributes:
-        fault: the first one found; from then on the content is swallowed.
+        fault: NUL where there is one, else the other; from the first on the content is swallowed.
     """
 
     __slots__ = ("_held", "_normalize", "fault")
@@ -42,6 +42,8 @@ class ContentFilter:
 
     def push(self, block: bytes) -> bytes:
         """The block as it may be handed on; empty after a fault."""
+        if b"\0" in block:
+            self.fault = Fault.NUL
         if self.fault:
             return b""
         if self._held:
@@ -49,9 +51,6 @@ class ContentFilter:
         self._held = block.endswith(b"\r")
         if self._held:
             block = block[:-1]
-        if b"\0" in block:
-            self.fault = Fault.NUL
-            return b""
         pairs = block.count(b"\r\n")
         if block.count(b"\r") == pairs and block.count(b"\n") == pairs:
             return block
