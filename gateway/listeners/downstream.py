@@ -77,7 +77,8 @@ class DownstreamConnection(asyncio.Protocol):
             self.borrower.downstream_data(data)
             return
         try:
-            self.client.receive(data)
+            for _ in self.client.receive(data):
+                pass
         except DownstreamError as error:
             _log.debug("downstream.idle-closed", failure=error.failure, detail=error.detail[:200])
             self.close()
@@ -202,11 +203,13 @@ class DownstreamPool:
         self.capabilities = connection.client.capabilities or self.capabilities
         if not reusable or not connection.is_open:
             connection.close()
-        elif self._is_closed or connection.uses >= MAX_USES or len(self._idle) >= self._max_idle:
+        elif self._is_closed or connection.uses >= MAX_USES:
             connection.quit()
         else:
             connection.idle_since = time.monotonic()
             self._idle.append(connection)
+            if len(self._idle) > self._max_idle:
+                self._idle.pop(0).quit()
 
     def forget(self, connection: DownstreamConnection) -> None:
         """It is closed."""

@@ -4,6 +4,7 @@ Connections are reused, and one that has lain idle may be dead without our knowi
 connection may therefore be asked again on a new one, once; nothing that downstream may have acted on ever is.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from gateway.mail.envelope import Session
@@ -57,19 +58,21 @@ class Backend:
         self._flush()
         return client.is_ready
 
-    def receive(self, data: bytes) -> list[Answer]:
-        """Bytes from downstream.
+    def receive(self, data: bytes) -> Iterator[Answer]:
+        """Bytes from downstream, as answers; none of a connection that was given up meanwhile.
 
         Raises:
             DownstreamError: the connection can no longer be used.
         """
-        if not self._client:
-            return []
-        answers = self._client.receive(data)
-        if answers:
+        client = self._client
+        if not client:
+            return
+        for answer in client.receive(data):
             self._untried = False
+            yield answer
+            if self._client is not client:
+                return
         self._flush()
-        return answers
 
     @property
     def is_ready(self) -> bool:

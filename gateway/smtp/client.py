@@ -5,6 +5,7 @@ One `SmtpClient` is one connection. It may outlive the session that opened it: `
 
 import re
 from collections import deque
+from collections.abc import Iterator
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -197,31 +198,27 @@ class SmtpClient:
         """End the transaction; the reply is of interest only if it is not 250."""
         self.say(Step.RSET, b"RSET\r\n")
 
-    def receive(self, data: bytes) -> list[Answer]:
+    def receive(self, data: bytes) -> Iterator[Answer]:
         """Read what downstream sent; answers to the introduction and to RSET are dealt with here.
 
         Raises:
-            DownstreamError: it can no longer be used.
+            DownstreamError: it can no longer be used; what it answered before that still counts.
         """
         try:
             received = self._reader.feed(data)
         except ParseError as error:
             raise DownstreamError(DownstreamFailure.PROTOCOL, str(error)) from None
-        answers: list[Answer] = []
         for reply in received:
             if not self._awaited:
-                failure = (
-                    DownstreamFailure.CLOSING
-                    if reply.code == _SERVICE_CLOSING
-                    else DownstreamFailure.PROTOCOL
+                closing = reply.code == _SERVICE_CLOSING
+                raise DownstreamError(
+                    DownstreamFailure.CLOSING if closing else DownstreamFailure.PROTOCOL, f"unasked: {reply}"
                 )
-                raise DownstreamError(failure, f"unasked: {reply}")
             step = self._awaited.popleft()
             if step in _OWN:
                 self._own_step(step, reply)
             else:
-                answers.append(Answer(step, reply))
-        return answers
+                yield Answer(step, reply)
 
     def _own_step(self, step: Step, reply: Reply) -> None:
         expected = _SERVICE_READY if step in {Step.GREETING, Step.XCLIENT} else _OK

@@ -218,13 +218,12 @@ class Transfer:
         """Bytes from downstream: True if it can be used from now on."""
         was_ready = self._backend.is_ready
         try:
-            answers = self._backend.receive(data)
+            for answer in self._backend.receive(data):
+                self._dialog.host.downstream_answered(answer.step, answer.reply.code)
+                self._answered(answer)
         except DownstreamError as error:
             self.downstream_failed(error.failure, error.detail)
             return False
-        for answer in answers:
-            self._dialog.host.downstream_answered(answer.step, answer.reply.code)
-            self._answered(answer)
         return self._backend.is_ready and not was_ready
 
     def _answered(self, answer: Answer) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gateway.mail.envelope import Listener, Session
 from gateway.mail.errors import ParseError
 from gateway.mail.reply import Reply
-from gateway.smtp.client import DownstreamError, DownstreamFailure, ReplyReader, SmtpClient, Step
+from gateway.smtp.client import Answer, DownstreamError, DownstreamFailure, ReplyReader, SmtpClient, Step
 from gateway.smtp.errors import LocalProtocolError
 
 SESSION = Session(
@@ -17,6 +17,10 @@ OTHER = Session(
     id="t", listener=Listener.INBOUND, client_ip=ip_address("192.0.2.2"), helo="other.example", esmtp=True
 )
 POSTFIX = b"250-back.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-XCLIENT NAME ADDR PROTO HELO\r\n250 8BITMIME\r\n"
+
+
+def hear(client: SmtpClient, data: bytes) -> list[Answer]:
+    return list(client.receive(data))
 
 
 def is_ready(client: SmtpClient) -> bool:
@@ -30,9 +34,9 @@ def is_reusable(client: SmtpClient) -> bool:
 def introduced(*, xclient: bool = True, ehlo: bytes = POSTFIX) -> SmtpClient:
     client = SmtpClient("mx.example.net", xclient=xclient)
     client.introduce(SESSION)
-    client.receive(b"220 back.example ESMTP\r\n")
+    hear(client, b"220 back.example ESMTP\r\n")
     assert client.take_output() == b"EHLO mx.example.net\r\n"
-    client.receive(ehlo)
+    hear(client, ehlo)
     return client
 
 
@@ -42,8 +46,8 @@ def test_the_client_is_told_of_in_one_write_where_downstream_pipelines() -> None
         b"XCLIENT ADDR=192.0.2.1 NAME=[UNAVAILABLE] PROTO=ESMTP HELO=client.example\r\nEHLO client.example\r\n"
     )
     assert not is_ready(client)
-    client.receive(b"220 back.example ESMTP\r\n")
-    client.receive(POSTFIX)
+    hear(client, b"220 back.example ESMTP\r\n")
+    hear(client, POSTFIX)
     assert is_ready(client)
     assert client.capabilities
     assert client.capabilities.max_bytes == 1000
@@ -52,7 +56,7 @@ def test_the_client_is_told_of_in_one_write_where_downstream_pipelines() -> None
 def test_without_pipelining_each_step_waits_for_the_one_before() -> None:
     client = introduced(ehlo=b"250-back\r\n250 XCLIENT ADDR\r\n")
     assert client.take_output() == b"XCLIENT ADDR=192.0.2.1\r\n"
-    client.receive(b"220 back\r\n")
+    hear(client, b"220 back\r\n")
     assert client.take_output() == b"EHLO client.example\r\n"
 
 
@@ -68,7 +72,7 @@ def test_without_xclient_one_introduction_serves_all() -> None:
 def test_a_connection_speaks_for_the_client_that_it_was_introduced_for() -> None:
     client = introduced()
     client.take_output()
-    client.receive(b"220 back\r\n" + POSTFIX)
+    hear(client, b"220 back\r\n" + POSTFIX)
     assert client.speaks_for(SESSION)
     assert not client.speaks_for(OTHER)
     client.introduce(OTHER)
@@ -86,9 +90,9 @@ def test_a_helo_name_cannot_end_the_command() -> None:
         esmtp=False,
     )
     client.introduce(hostile)
-    client.receive(b"220 x\r\n")
+    hear(client, b"220 x\r\n")
     client.take_output()
-    client.receive(POSTFIX)
+    hear(client, POSTFIX)
     assert client.take_output() == (
         b"XCLIENT ADDR=IPV6:2001:db8::1 NAME=[UNAVAILABLE] PROTO=SMTP HELO=a+0D+0AMAIL+20FROM:<>\r\nEHLO mx.example.net\r\n"
     )
@@ -98,11 +102,11 @@ def test_no_other_session_gets_it_while_an_answer_is_under_way() -> None:
     client = introduced(xclient=False)
     client.say(Step.MAIL, b"MAIL FROM:<>\r\n")
     assert not is_reusable(client)
-    client.receive(b"250 Ok\r\n")
+    hear(client, b"250 Ok\r\n")
     assert is_reusable(client)
     client.reset()
     assert is_reusable(client), "the answer to RSET is its own business"
-    assert client.receive(b"250 Ok\r\n") == []
+    assert hear(client, b"250 Ok\r\n") == []
 
 
 def test_a_command_before_the_introduction_is_our_own_mistake() -> None:
@@ -124,7 +128,7 @@ def test_bad_greeting(said: bytes, failure: DownstreamFailure) -> None:
     client = SmtpClient("mx.example.net", xclient=False)
     client.introduce(SESSION)
     with pytest.raises(DownstreamError) as caught:
-        client.receive(said)
+        hear(client, said)
     assert caught.value.failure is failure
 
 
@@ -132,7 +136,7 @@ def test_a_reset_that_is_refused_ends_the_connection() -> None:
     client = introduced(xclient=False)
     client.reset()
     with pytest.raises(DownstreamError):
-        client.receive(b"550 no\r\n")
+        hear(client, b"550 no\r\n")
 
 
 @pytest.mark.parametrize(
