@@ -152,6 +152,9 @@ class PostfixBed:
         (etc / "mailboxes").write_text(
             "".join(f"{user}@{domain} {domain}/{user}/\n" for domain in local_domains for user in USERS),
         )
+        for written in etc.iterdir():
+            # Postfix reads a file that changed a moment ago again and again, for 2 s, lest somebody be still writing.
+            os.utime(written, (time.time() - 60,) * 2)
         bed.launch()
         return bed
 
