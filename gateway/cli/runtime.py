@@ -93,7 +93,7 @@ class Runtime:
             if settings.inbound is not None:
                 await self._start_smtp(settings.inbound)
             if settings.milter is not None:
-                self._start_milter(settings.milter)
+                await self._start_milter(settings.milter)
             if settings.http is not None:
                 await self._start_http(settings.http)
         except UsageFault:
@@ -125,7 +125,7 @@ class Runtime:
         except OSError as error:
             raise _cannot_open("[inbound] listen", ", ".join(map(str, inbound.listen)), error) from error
 
-    def _start_milter(self, milter: MilterSettings) -> None:
+    async def _start_milter(self, milter: MilterSettings) -> None:
         try:
             listener = MilterListener(
                 milter,
@@ -143,7 +143,7 @@ class Runtime:
             raise UsageFault(
                 f"[milter] listen = {milter.listen}: libmilter cannot open it: {error}"
             ) from error
-        listener.start()
+        await listener.start()
         self.milter = listener
 
     async def _start_http(self, http: HttpSettings) -> None:
