@@ -176,12 +176,19 @@ class PostfixBed:
         master, self._master = self._master, None
         if master is None:
             return
-        self._signal_master(signal.SIGTERM)
+        pid = self._master_pid() or master.pid
+        self._signal(signal.SIGTERM, pid)
         try:
             master.wait(10)
         except subprocess.TimeoutExpired:
-            self._signal_master(signal.SIGKILL)
+            self._signal(signal.SIGKILL, pid)
             master.wait(10)
+        # Its processes share the listening socket and outlive their master by a moment.
+        try:
+            wait_until(lambda: _session_is_over(pid), "all of Postfix's processes to end", timeout_s=10)
+        except AssertionError:
+            self._signal(signal.SIGKILL, -pid)
+            raise
 
     def mailbox(self, user: str) -> Path:
         """The Maildir of `user`, or of `user@domain`; without a domain, in the first local domain."""
@@ -240,7 +247,7 @@ class PostfixBed:
         """The smtpd processes of this instance, for measuring."""
         if self._master is None:
             return []
-        children = _run(["ps", "-o", "pid=,comm=", "--ppid", str(self._master_pid())]).decode()
+        children = _run(["ps", "-o", "pid=,comm=", "--ppid", str(self._master_pid() or 0)]).decode()
         return [int(line.split()[0]) for line in children.splitlines() if line.split()[1] == "smtpd"]
 
     def _lay_out(self) -> None:
@@ -339,18 +346,15 @@ class PostfixBed:
     def _content(self, queue_id: str) -> bytes:
         return _run(["postcat", "-c", str(self.directory / "etc"), "-bhq", queue_id])
 
-    def _master_pid(self) -> int:
-        return int(_run(["cat", str(self.directory / "queue/pid/master.pid")]))
-
-    def _signal_master(self, number: signal.Signals) -> None:
+    def _master_pid(self) -> int | None:
         try:
-            pid = self._master_pid()
+            return int(_run(["cat", str(self.directory / "queue/pid/master.pid")]))
         except (subprocess.CalledProcessError, ValueError):  # it never came so far
-            assert self._master is not None
-            pid = self._master.pid
-        subprocess.run(
-            [*_privilege(), "kill", f"-{number.name[3:]}", str(pid)], check=False, capture_output=True
-        )
+            return None
+
+    def _signal(self, number: signal.Signals, pid: int) -> None:
+        command = [*_privilege(), "kill", f"-{number.name[3:]}", "--", str(pid)]
+        subprocess.run(command, check=False, capture_output=True)
 
 
 def wait_until(
@@ -369,6 +373,11 @@ def wait_until(
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s} s for {what}" + (f"\n{explain()}" if explain else ""))
         time.sleep(_POLL_S)
+
+
+def _session_is_over(leader: int) -> bool:
+    listing = subprocess.run(["ps", "-o", "stat=", "--sid", str(leader)], check=False, capture_output=True)
+    return all(state.startswith(b"Z") for state in listing.stdout.split())  # dead; init has yet to take note
 
 
 def _privilege() -> list[str]:
