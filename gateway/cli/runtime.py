@@ -117,6 +117,7 @@ class Runtime:
             local_domains=self.settings.local_domains,
             judge=self.engine,
             observer=self.health,
+            asks=lambda stage: self.engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
         )
         smtp = self.smtp
         self.health.bytes_in_flight_from(lambda: smtp.budget.used)

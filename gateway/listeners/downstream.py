@@ -65,7 +65,7 @@ class DownstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hand it to the borrower before the first byte can come: uvloop does not wait for `create_connection`."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
-        set_no_delay(transport)
+        set_no_delay(transport.get_extra_info("socket"))
         if self.borrower:
             self.borrower.downstream_connected(self)
         else:
@@ -230,8 +230,10 @@ class DownstreamPool:
             connection.quit()
 
 
-def set_no_delay(transport: asyncio.BaseTransport) -> None:
-    """Send every write at once: with Nagle's algorithm a delayed ACK costs 40 ms a message."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+def set_no_delay(sock: socket.socket) -> None:
+    """Send every write at once: with Nagle's algorithm a delayed ACK costs 40 ms a message.
+
+    asyncio does this only for sockets that were made with `proto=IPPROTO_TCP`.
+    """
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -4,16 +4,15 @@
 """
 
 import asyncio
-import base64
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import structlog
 
-from gateway.listeners.downstream import DownstreamPool
+from gateway.listeners.downstream import DownstreamPool, set_no_delay
 from gateway.listeners.observer import SmtpObserver
 from gateway.listeners.smtp_session import SmtpSession
 from gateway.listeners.spool import Budget
@@ -23,7 +22,7 @@ from gateway.smtp.client import SmtpClient
 from gateway.smtp.effects import SessionEnd
 from gateway.smtp.relay import LocalDomains
 from gateway.smtp.settings import Networks, ProxySettings
-from gateway.verdict import Judge
+from gateway.verdict import Judge, Stage
 
 if TYPE_CHECKING:
     import ssl
@@ -98,6 +97,7 @@ class SmtpListener:
         local_domains: whom strangers may write to; `.example.net` is all below it.
         judge: who decides.
         observer: who counts.
+        asks: whether `judge` could refuse at this stage before the message (MAIL, RCPT); if not, no time is spent on it.
     """
 
     def __init__(
@@ -108,10 +108,12 @@ class SmtpListener:
         local_domains: Sequence[str],
         judge: Judge,
         observer: SmtpObserver,
+        asks: Callable[[Stage], bool] = lambda _stage: True,
     ) -> None:
         self.settings: Final = settings
         self.judge: Final = judge
         self.observer: Final = observer
+        self.asks: Final = asks
         self.budget: Final = Budget(settings.max_bytes_in_flight)
         self.proxy: Final = ProxySettings(
             hostname=hostname,
@@ -148,6 +150,8 @@ class SmtpListener:
         loop = asyncio.get_running_loop()
         for host, port in self.settings.listen:
             server = await loop.create_server(lambda: SmtpSession(self), host, port, backlog=BACKLOG)
+            for sock in server.sockets:
+                set_no_delay(sock)  # what it accepts inherits it
             self._servers.append(server)
         self._clock = loop.call_later(TICK_S, self._tick)
 
@@ -179,6 +183,7 @@ class SmtpListener:
                 for session in tuple(self._sessions):
                     session.abort()
         self.pool.close()
+        self._stop_clock()
 
     def close(self) -> None:
         """End everything at once."""
@@ -187,13 +192,16 @@ class SmtpListener:
             session.abort()
             session.cut()
         self.pool.close()
-        if self._clock:
-            self._clock.cancel()
-            self._clock = None
+        self._stop_clock()
 
     def _stop_listening(self) -> None:
         for server in self._servers:
             server.close()
+
+    def _stop_clock(self) -> None:
+        if self._clock:
+            self._clock.cancel()
+            self._clock = None
 
     def _tick(self) -> None:
         """One timer for all sessions: a command costs none of its own."""
@@ -207,7 +215,7 @@ class SmtpListener:
 
     def next_identifier(self) -> str:
         """A session's id: unique, printable, of no meaning."""
-        return base64.b32encode(os.urandom(8))[:12].decode("ascii").lower()
+        return os.urandom(6).hex()
 
     def has_place(self) -> bool:
         """Whether the session that has just been opened may stay."""

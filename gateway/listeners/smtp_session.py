@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, Final, assert_never, cast
+from typing import TYPE_CHECKING, Final, ParamSpec, assert_never, cast
 
 import structlog
 
-from gateway.listeners.downstream import DownstreamConnection, set_no_delay
+from gateway.listeners.downstream import DownstreamConnection
 from gateway.listeners.spool import MessageSpool
 from gateway.mail.envelope import IpAddress, Listener, Tls
 from gateway.mail.reply import Reply
@@ -35,7 +35,7 @@ from gateway.smtp.ehlo import Capabilities
 from gateway.smtp.proxy import ProxySession
 from gateway.smtp.state import State
 from gateway.smtp.transaction import Spool, Transaction
-from gateway.verdict import Disposition, Verdict
+from gateway.verdict import Disposition, Stage, Verdict
 
 if TYPE_CHECKING:
     from gateway.listeners.smtp import SmtpListener
@@ -50,6 +50,8 @@ CLOSE_TIMEOUT_S: Final = 10.0
 
 REST_AFTER_S: Final = 2.0
 """A client that is silent so long between two messages gives its connection downstream to others."""
+
+_P = ParamSpec("_P")
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -82,7 +84,6 @@ class SmtpSession(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
-        set_no_delay(transport)
         peer = _peer_address(transport)
         self._listener.opened(self)
         if peer is None or not self._listener.has_place():
@@ -99,8 +100,7 @@ class SmtpSession(asyncio.Protocol):
         if self._early is not None:
             self._early += data
         elif self._core:
-            core = self._core
-            self._feed(lambda: core.received(data))
+            self._feed(self._core.received, data)
 
     def eof_received(self) -> bool | None:
         """The client will send no more: what it has not been answered yet it will not hear."""
@@ -131,14 +131,17 @@ class SmtpSession(asyncio.Protocol):
 
     # ── effects ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _feed(self, happen: Callable[[], list[Effect]]) -> None:
-        """Tell the core, and do what it asks for; the one place where a bug ends."""
+    def _feed(self, happen: Callable[_P, list[Effect]], *args: _P.args, **kwargs: _P.kwargs) -> None:
+        """Tell the core what happens, and do what it asks for; the one place where a bug ends."""
         try:
-            self._effects += happen()
-            if self._is_performing:
+            effects = happen(*args, **kwargs)
+            if self._is_performing:  # what is under way comes first
+                self._effects += effects
                 return
             self._is_performing = True
             try:
+                for effect in effects:
+                    self._perform(effect)
                 while self._effects:
                     self._perform(self._effects.popleft())
             finally:
@@ -203,8 +206,7 @@ class SmtpSession(asyncio.Protocol):
             _log.exception("judge.failed", id=question.envelope.id, stage=question.stage)
             verdict = _INTERNAL
         if self._core:
-            core = self._core
-            self._feed(lambda: core.screened(verdict))
+            self._feed(self._core.screened, verdict)
 
     async def _ask(self, question: Ask) -> None:
         try:
@@ -213,8 +215,7 @@ class SmtpSession(asyncio.Protocol):
             _log.exception("judge.failed", id=question.envelope.id)
             verdict = _INTERNAL
         if self._core:
-            core = self._core
-            self._feed(lambda: core.judged(verdict))
+            self._feed(self._core.judged, verdict)
 
     def _lease(self, *, fresh: bool) -> None:
         core = self._core
@@ -257,10 +258,9 @@ class SmtpSession(asyncio.Protocol):
             transport.abort()
             return
         self._transport = secured
-        core, tls = self._core, _tls_of(secured)
-        self._feed(lambda: core.tls_started(tls))
+        self._feed(self._core.tls_started, _tls_of(secured))
         if early:
-            self._feed(lambda: core.received(early))
+            self._feed(self._core.received, early)
 
     def _close(self, end: SessionEnd) -> None:
         self._end = self._end or end
@@ -298,14 +298,12 @@ class SmtpSession(asyncio.Protocol):
     def downstream_data(self, data: bytes) -> None:
         """Bytes from downstream."""
         if self._core:
-            core = self._core
-            self._feed(lambda: core.downstream_received(data))
+            self._feed(self._core.downstream_received, data)
 
     def downstream_lost(self, failure: DownstreamFailure, detail: str) -> None:
         """It could not be had, or is lost."""
         if self._core:
-            core = self._core
-            self._feed(lambda: core.downstream_failed(failure, detail))
+            self._feed(self._core.downstream_failed, failure, detail)
 
     # ── the listener's clock ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -380,6 +378,10 @@ class SmtpSession(asyncio.Protocol):
     def capabilities(self) -> Capabilities | None:
         """What downstream offered last."""
         return self._listener.pool.capabilities
+
+    def asks(self, stage: Stage) -> bool:
+        """Whether the judge could refuse anything at this stage."""
+        return self._listener.asks(stage)
 
     def has_room(self, size: int) -> bool:
         """Whether a message of this size could be kept now."""

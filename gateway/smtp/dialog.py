@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Protocol
 
-from gateway.mail.envelope import IpAddress, Listener, Session
+from gateway.mail.envelope import IpAddress, Session
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
 from gateway.smtp.backend import Backend
@@ -16,6 +16,7 @@ from gateway.smtp.errors import RemoteProtocolError
 from gateway.smtp.settings import ProxySettings
 from gateway.smtp.state import State, Turn, advance
 from gateway.smtp.transaction import Spool, Transaction
+from gateway.verdict import Stage
 
 MAX_IDLE_COMMANDS: Final = 100
 """Commands that achieve nothing (NOOP, RSET, …) between two messages; one more ends the session."""
@@ -49,6 +50,10 @@ class Host(Protocol):
 
     def capabilities(self) -> Capabilities | None:
         """What downstream offered last; None where it was not asked yet."""
+        ...
+
+    def asks(self, stage: Stage) -> bool:
+        """Whether the judge could refuse anything at this stage; if not, it is not troubled."""
         ...
 
     def has_room(self, size: int) -> bool:
@@ -109,11 +114,6 @@ class Dialog:
         self._output: list[bytes] = []
         self._errors = 0
         self._idle_commands = 0
-
-    @classmethod
-    def begin(cls, settings: ProxySettings, host: Host, *, peer: IpAddress, identifier: str) -> "Dialog":
-        """A session that has just connected."""
-        return cls(settings, host, Session(id=identifier, listener=Listener.INBOUND, client_ip=peer))
 
     def move(self, event: Verb | Turn) -> None:
         """Follow the table of states."""

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from gateway.mail.reply import Reply
@@ -60,6 +61,7 @@ class Offer:
     xclient: bool
 
 
+@lru_cache(maxsize=64)  # few differ, and every session wants one
 def write_ehlo_reply(hostname: str, offer: Offer) -> Reply:
     """The EHLO reply: our own keywords, and of downstream's those that it keeps."""
     downstream = offer.capabilities

@@ -14,7 +14,7 @@ has sent ahead waits: commands are answered one at a time, in their order (RFC 2
 from dataclasses import replace
 from typing import Final
 
-from gateway.mail.envelope import IpAddress, Session, Tls
+from gateway.mail.envelope import IpAddress, Listener, Session, Tls
 from gateway.mail.errors import ParseError
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
@@ -57,7 +57,9 @@ class ProxySession:
         self._settings = settings
         self._host = host
         self._peer = peer
-        self._dialog = Dialog.begin(settings, host, peer=peer, identifier=identifier)
+        trusted = is_within(peer, settings.trusted_networks)
+        session = Session(id=identifier, listener=Listener.INBOUND, client_ip=peer, trusted=trusted)
+        self._dialog = Dialog(settings, host, session)
         self._transfer = Transfer(self._dialog)
         # Input that is not used up yet: `_input` from `_at` on.
         self._input = b""
@@ -239,7 +241,9 @@ class ProxySession:
             return False
         self._at += header.size
         self._dialog.move(Turn.HEADER_READ)
-        self._peer = header.client or self._peer
+        if header.client:
+            self._peer = header.client
+            self._identify(header.client)
         self._greet()
         return True
 
@@ -320,7 +324,6 @@ class ProxySession:
     # ── session commands ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _greet(self) -> None:
-        self._identify(self._peer)
         refused = self._host.admit(self._peer)
         if refused:
             self._dialog.end(SessionEnd.REFUSED, refused)

@@ -53,8 +53,11 @@ class Transfer:
         self._messages += 1
         transaction = Transaction(f"{dialog.session.id}.{self._messages}", dialog.session, sender)
         dialog.transaction = transaction
-        dialog.wait(Awaiting.SCREEN_MAIL)
-        dialog.effects.append(Screen(Stage.MAIL, transaction.envelope_for(())))
+        if dialog.host.asks(Stage.MAIL):
+            dialog.wait(Awaiting.SCREEN_MAIL)
+            dialog.effects.append(Screen(Stage.MAIL, transaction.envelope_for(())))
+        else:
+            self._ask_mail()
 
     def _ask_mail(self) -> None:
         self._dialog.wait(Awaiting.MAIL)
@@ -94,9 +97,12 @@ class Transfer:
         if not dialog.session.trusted and not may_receive(mailbox, settings.local_domains):
             transaction.has_refused = True
             raise RemoteProtocolError(replies.RELAY_DENIED)
-        self._recipient = Recipient(mailbox=mailbox, params=params)
-        dialog.wait(Awaiting.SCREEN_RCPT)
-        dialog.effects.append(Screen(Stage.RCPT, transaction.envelope_for((self._recipient,))))
+        recipient = self._recipient = Recipient(mailbox=mailbox, params=params)
+        if dialog.host.asks(Stage.RCPT):
+            dialog.wait(Awaiting.SCREEN_RCPT)
+            dialog.effects.append(Screen(Stage.RCPT, transaction.envelope_for((recipient,))))
+        else:
+            self._ask_rcpt(recipient)
 
     def _ask_rcpt(self, recipient: Recipient) -> None:
         if self._current().is_broken:

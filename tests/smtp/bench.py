@@ -86,6 +86,7 @@ class Bench:
     verdict: Verdict = ACCEPT
     screens: dict[Stage, Verdict] = field(default_factory=dict)
     room: int = 1_000_000
+    is_screening: bool = True
     starttls: bool = False
     xclient: bool = False
     known: Capabilities | None = None
@@ -224,6 +225,9 @@ class Bench:
 
     def capabilities(self) -> Capabilities | None:
         return self.known
+
+    def asks(self, stage: Stage) -> bool:
+        return self.is_screening
 
     def has_room(self, size: int) -> bool:
         return size <= self.room

@@ -77,6 +77,12 @@ def test_edits_are_made_with_our_received_below_what_is_put_on_top() -> None:
     assert re.fullmatch(expected, message), message
 
 
+def test_a_judge_without_early_rules_is_not_troubled() -> None:
+    bench = greeted(Bench(is_screening=False))
+    assert codes(bench.send(MESSAGE)) == [250, 250, 354, 250]
+    assert bench.screened == []
+
+
 @pytest.mark.parametrize("stage", [Stage.MAIL, Stage.RCPT])
 def test_an_early_refusal_is_not_asked_of_downstream(stage: Stage) -> None:
     bench = greeted(Bench(screens={stage: Verdict(disposition=Disposition.REJECT, rule="test", reply=NO)}))
