@@ -43,12 +43,6 @@ async def _serve(source: Source, loaded: Loaded, rules: RuleSet) -> int:
         (again if stop.is_set() else stop).set()
 
     runtime = Runtime(loaded.settings, rules)
-    await runtime.start()
-    # What is here now stays: the collector need not look through it again for every few hundred new objects.
-    gc.collect()
-    gc.freeze()
-    for number in _STOP:
-        loop.add_signal_handler(number, ask_to_stop)
     tasks: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
@@ -57,7 +51,14 @@ async def _serve(source: Source, loaded: Loaded, rules: RuleSet) -> int:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
+    # Before the doors open: whoever sees one open may send a signal, and an unhandled SIGHUP is the end.
+    for number in _STOP:
+        loop.add_signal_handler(number, ask_to_stop)
     loop.add_signal_handler(signal.SIGHUP, reload)
+    await runtime.start()
+    # What is here now stays: the collector need not look through it again for every few hundred new objects.
+    gc.collect()
+    gc.freeze()
     tasks.add(loop.create_task(runtime.report_resolver()))
     await stop.wait()
     drained = await _finish(runtime, again)
