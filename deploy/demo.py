@@ -330,6 +330,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="end after the tour")
     parser.add_argument("--postfix", action="store_true", help="a private real Postfix as downstream")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # leave nothing running behind
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     keys = Keys()
     FOLDER.mkdir(exist_ok=True)
