@@ -37,6 +37,7 @@ QUARANTINE_FIELD: Final = "X-Gateway-Quarantine"
 """Put on a quarantined message: the rule's id and ours. Taken off every message that comes in with one."""
 
 INTERNAL_RULE: Final = "gateway.internal"
+UNREADABLE_RULE: Final = "gateway.unreadable"
 
 _log: Final = structlog.get_logger()
 
@@ -222,7 +223,7 @@ class Engine:
         reply = Reply.of(
             550, "5.6.0", f"the header section is too large (RFC 5322 section 3.6) ({envelope.id})"
         )
-        return Verdict(disposition=Disposition.REJECT, rule=INTERNAL_RULE, reply=reply)
+        return Verdict(disposition=Disposition.REJECT, rule=UNREADABLE_RULE, reply=reply)
 
     def _failed(self, envelope: Envelope, message: Message) -> Verdict:
         if self._options.on_error is OnError.DEFER or hides_results(message):

@@ -143,3 +143,11 @@ async def test_early_rules_refuse_before_the_message() -> None:
     assert str(verdict.reply) == "550 5.7.1 message refused (early, corpus.1)"
     assert await engine.screen(Stage.MAIL, honest) is None
     assert await engine.screen(Stage.RCPT, evil) is None
+
+
+async def test_results_beyond_what_is_read_are_refused_in_every_mode_and_not_counted_as_a_bug() -> None:
+    """They could not be taken out. The rule is one of its own: a stranger must not set off the alarm for our bugs."""
+    raw = b"X-Filler: y\r\n" * 2500 + b"Authentication-Results: mx.example.net; dmarc=pass\r\n\r\nbody\r\n"
+    for rules in ("default", "monitor"):
+        verdict = await make_engine(rules).judge(CASES[0].envelope(), Message(raw))
+        assert (verdict.disposition, verdict.rule) == (Disposition.REJECT, "gateway.unreadable")
