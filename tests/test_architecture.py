@@ -12,21 +12,24 @@ _MAY_IMPORT = {
     "mail": {"mail"},
     "dns": {"dns", "mail"},
     "auth": {"auth", "dns", "mail"},
+    "tlspolicy": {"tlspolicy", "dns", "mail"},
+    "store": {"store", "tlspolicy", "dns", "mail"},
     "policy": {"policy", "auth", "dns", "mail", "verdict"},
     "verdict": {"auth", "mail"},
     "stamp": {"auth", "mail"},
     "engine": {"auth", "dns", "mail", "policy", "stamp", "verdict"},
     "smtp": {"smtp", "mail", "verdict"},  # sans-IO: values and verdicts, nothing else
     "milter": {"milter", "mail", "verdict"},
-    "ops": {"ops", "auth", "dns", "mail", "policy", "verdict"},
-    "listeners": {"listeners", "smtp", "milter", "ops", "mail", "verdict"},
+    "ops": {"ops", "auth", "dns", "mail", "policy", "tlspolicy", "verdict"},
+    "listeners": {"listeners", "smtp", "milter", "ops", "store", "tlspolicy", "dns", "mail", "verdict"},
 }
 _ONLY_IN = {
     "prometheus_client": {"ops/metrics.py"},
     "socket": {"listeners", "dns", "auth/spf/evaluation.py"},  # there only inet_pton, as pyspf does
     "Milter": {"listeners"},
     "milter": {"listeners"},
-    "aiohttp": {"listeners"},
+    "aiohttp": {"listeners", "tlspolicy/mta_sts/fetch.py"},
+    "sqlalchemy": {"store"},
     "email": set(),  # recursive and quadratic on hostile headers
 }
 

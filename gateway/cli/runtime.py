@@ -1,7 +1,6 @@
 """A gateway that runs: the engine and its doors, opened together, reloaded and closed together."""
 
 import asyncio
-import errno
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,15 +11,14 @@ import structlog
 from pydantic import BaseModel
 
 from gateway import __version__
+from gateway.cli.doors import Door, Parts, build_doors
 from gateway.cli.errors import UsageFault
 from gateway.cli.wiring import Judging, Observers, build_engine, build_resolver, resolver_addresses
 from gateway.dns.stub import StubResolver, Validation
 from gateway.engine import Judged
-from gateway.listeners.http import HttpListener, Readiness
-from gateway.listeners.milter import MilterListener, MilterUnavailableError
-from gateway.listeners.smtp import SmtpListener
+from gateway.listeners.http import Readiness
 from gateway.mail.author import Author
-from gateway.ops.config import HostPort, HttpSettings, InboundSettings, MilterSettings, Settings
+from gateway.ops.config import Settings
 from gateway.ops.config.faults import ConfigError
 from gateway.ops.config.load import Loaded, load_config
 from gateway.ops.health import Health
@@ -31,12 +29,6 @@ DRAIN_S: Final = 30.0
 """What is in flight has so long to end; systemd's own limit is 90."""
 
 _RELOADED: Final = frozenset({"policy.rules"})
-_REMEDIES: Final = {
-    errno.EADDRINUSE: "another program listens there; `ss -ltnp` names it",
-    errno.EACCES: "the gateway's user may not: ports below 1024 need CAP_NET_BIND_SERVICE",
-    errno.EADDRNOTAVAIL: "this host has no such address",
-    errno.ENOENT: "the directory does not exist; create it",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +66,8 @@ class Runtime:
             ),
             Observers(judged=self._judged),
         )
-        self.smtp: SmtpListener | None = None
-        self.milter: MilterListener | None = None
-        self.http: HttpListener | None = None
         self._draining = False
+        self._doors: list[Door] = []
         self._log = structlog.get_logger().bind()
 
     # Opening
@@ -89,13 +79,16 @@ class Runtime:
             UsageFault: one cannot be opened, and what to do; none is open then.
         """
         settings = self.settings
+        parts = Parts(
+            settings=settings,
+            engine=self.engine,
+            health=self.health,
+            readiness=(self._doors_state, *self._dependencies()),
+        )
         try:
-            if settings.inbound is not None:
-                await self._start_smtp(settings.inbound)
-            if settings.milter is not None:
-                await self._start_milter(settings.milter)
-            if settings.http is not None:
-                await self._start_http(settings.http)
+            for door in build_doors(parts):
+                self._doors.append(door)
+                await door.open()
         except UsageFault:
             await self.close()
             raise
@@ -110,60 +103,9 @@ class Runtime:
         for listener, address in self.doors():
             self._log.info("listener.ready", listener=listener, address=address)
 
-    async def _start_smtp(self, inbound: InboundSettings) -> None:
-        self.smtp = SmtpListener(
-            inbound,
-            hostname=self.settings.hostname,
-            local_domains=self.settings.local_domains,
-            judge=self.engine,
-            observer=self.health,
-            asks=lambda stage: self.engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
-        )
-        smtp = self.smtp
-        self.health.bytes_in_flight_from(lambda: smtp.budget.used)
-        try:
-            await smtp.start()
-        except OSError as error:
-            raise _cannot_open("[inbound] listen", ", ".join(map(str, inbound.listen)), error) from error
-
-    async def _start_milter(self, milter: MilterSettings) -> None:
-        try:
-            listener = MilterListener(
-                milter,
-                judge=self.engine,
-                observer=self.health,
-                loop=asyncio.get_running_loop(),
-                asks=lambda stage: self.engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
-            )
-            listener.bind()
-        except MilterUnavailableError as error:
-            raise UsageFault(f"[milter]: {error}") from error
-        except OSError as error:
-            raise _cannot_open("[milter] listen", milter.listen, error) from error
-        except Exception as error:  # libmilter's own error class has no base but this
-            raise UsageFault(
-                f"[milter] listen = {milter.listen}: libmilter cannot open it: {error}"
-            ) from error
-        await listener.start()
-        self.milter = listener
-
-    async def _start_http(self, http: HttpSettings) -> None:
-        self.http = HttpListener(
-            http, metrics=self.health, readiness=[self._doors_state, *self._dependencies()]
-        )
-        try:
-            await self.http.start()
-        except OSError as error:
-            raise _cannot_open("[http] listen", str(http.listen), error) from error
-
     def doors(self) -> Iterator[tuple[str, str]]:
         """What listens where."""
-        if self.smtp is not None:
-            yield from (("inbound", _address(*where)) for where in self.smtp.addresses)
-        if self.milter is not None and self.settings.milter is not None:
-            yield "milter", self.settings.milter.listen
-        if self.http is not None:
-            yield from (("http", _address(*where)) for where in self.http.addresses)
+        return ((door.name, address) for door in self._doors for address in door.addresses())
 
     async def report_resolver(self) -> None:
         """Log which resolvers are asked, and whether they validate (DNSSEC)."""
@@ -214,8 +156,8 @@ class Runtime:
         """Read config, rules and certificates again; where anything in them is faulty, everything stays as it is."""
         try:
             loaded, rules = await asyncio.to_thread(source.read)
-            if self.smtp is not None:
-                self.smtp.reload_tls()
+            for door in self._doors:
+                door.reload()
         except (ConfigError, RuleError) as error:
             self._refuse_reload([str(fault) for fault in error.faults])
         except OSError as error:
@@ -241,19 +183,13 @@ class Runtime:
         self._draining = True
         self._log.info("gateway.draining", deadline_s=deadline_s)
         async with asyncio.TaskGroup() as tasks:
-            if self.smtp is not None:
-                tasks.create_task(self.smtp.drain(deadline_s))
-            if self.milter is not None:
-                tasks.create_task(self.milter.drain(deadline_s))
+            for door in self._doors:
+                tasks.create_task(_finish(door, deadline_s))
 
     async def close(self) -> None:
         """Close every door, and end what is still open."""
-        if self.smtp is not None:
-            self.smtp.close()
-        if self.milter is not None:
-            self.milter.close()
-        if self.http is not None:
-            await self.http.close()
+        for door in self._doors:
+            await door.close()
         if isinstance(self.resolver, StubResolver):
             await self.resolver.aclose()
 
@@ -271,11 +207,5 @@ def changed_keys(before: Settings, after: Settings) -> set[str]:
     return changed
 
 
-def _cannot_open(key: str, value: str, error: OSError) -> UsageFault:
-    remedy = _REMEDIES.get(error.errno or 0)
-    reason = error.strerror or str(error)
-    return UsageFault(f"{key} = {value}: {reason}" + (f"; {remedy}" if remedy else ""))
-
-
-def _address(host: str, port: int) -> str:
-    return str(HostPort(host, port))
+async def _finish(door: Door, deadline_s: float) -> None:
+    await door.drain(deadline_s)

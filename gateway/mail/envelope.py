@@ -14,6 +14,8 @@ class Listener(StrEnum):
     """The door by which a message came in; the word is the log field and the metric label."""
 
     INBOUND = "inbound"  # the SMTP proxy in front of the mail server, port 25
+    SUBMISSION = "submission"  # our own users' mail programs, ports 587 and 465
+    OUTBOUND = "outbound"  # our mail server hands in what is to leave
     MILTER = "milter"  # the mail server asks us over the milter protocol
     CHECK = "check"  # `gateway check`: a saved message, judged offline
 

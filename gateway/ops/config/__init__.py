@@ -4,26 +4,48 @@ The sections are here; `gateway.ops.config.load` reads them from a file, `gatewa
 """
 
 from gateway.ops.config.models import (
+    ArcSettings,
     DkimSettings,
     DnsSettings,
+    DnsUpdateSettings,
     HttpSettings,
     InboundSettings,
+    KeysSettings,
     LogSettings,
     MilterSettings,
+    MtaStsSettings,
+    OutboundSettings,
+    OutboundTlsSettings,
     PolicySettings,
     Settings,
+    SigningSettings,
+    SmtpSettings,
+    StoreSettings,
+    SubmissionSettings,
+    TlsPolicySettings,
 )
 from gateway.ops.config.values import HostPort, IpNetwork
 
 __all__ = [
+    "ArcSettings",
     "DkimSettings",
     "DnsSettings",
+    "DnsUpdateSettings",
     "HostPort",
     "HttpSettings",
     "InboundSettings",
     "IpNetwork",
+    "KeysSettings",
     "LogSettings",
     "MilterSettings",
+    "MtaStsSettings",
+    "OutboundSettings",
+    "OutboundTlsSettings",
     "PolicySettings",
     "Settings",
+    "SigningSettings",
+    "SmtpSettings",
+    "StoreSettings",
+    "SubmissionSettings",
+    "TlsPolicySettings",
 ]

@@ -1,6 +1,6 @@
 """The commented example, written from the models: every key, its default, what it does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import wrap
 from typing import Final
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gateway.ops.config.faults import section_model
+from gateway.ops.config.faults import is_repeated, section_model
 from gateway.ops.config.models import Settings
 from gateway.ops.config.values import HostPort
 
@@ -19,12 +19,12 @@ _HEAD: Final = """\
 # The gateway's config. `gateway config check FILE` reports every fault at once.
 #
 # What stands here after "# " is the default or an example: take the "# " away to change it. A section that is absent is a
-# listener that is off; one of [inbound] and [milter] must be there. Relative paths start at this file.
+# listener that is off; one must be there. [[…]] may stand several times. Relative paths start at this file.
 # Any key can be set from the environment: GATEWAY_DNS__TIMEOUT_S=3 is timeout_s in [dns].
 """
 
-_OFF: Final = frozenset({"milter", "http"})
-"""Sections that are off in the example; it shows the proxy."""
+_ON: Final = frozenset({"inbound", "dns", "policy", "dkim", "arc", "outbound_tls", "log"})
+"""Sections that stand in the example: the proxy, and what has defaults. All others are shown, and off."""
 
 
 def example_config() -> str:
@@ -44,9 +44,10 @@ def _is_set(name: str) -> bool:
 
 
 def _section(name: str, model: type[BaseModel]) -> str:
-    on = name not in _OFF
+    on = name in _ON
     comment = "\n".join(_comment(model.__doc__ or ""))
-    head = f"\n{comment}\n{'' if on else '# '}[{name}]\n"
+    table = f"[[{name}]]" if is_repeated(Settings.model_fields[name].annotation) else f"[{name}]"
+    head = f"\n{comment}\n{'' if on else '# '}{table}\n"
     return "\n".join(
         [
             head,
@@ -85,6 +86,9 @@ def _toml(value: object) -> str:
             return f"{value:_}"
         case HostPort() | str() | Path():
             return f'"{value}"'
+        case Mapping():
+            pairs = ", ".join(f'"{key}" = {_toml(one)}' for key, one in value.items())
+            return f"{{ {pairs} }}" if pairs else "{}"
         case list() | tuple():
             return f"[{', '.join(_toml(one) for one in value)}]"
         case _:

@@ -7,7 +7,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Any, Final, get_args
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -132,6 +132,8 @@ def explain(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
             return f"has more than {context['max_length']} entries", "give fewer"
         case "model_type":
             return "is not a section", f"write a line [{location[-1]}] and its keys below it"
+        case "tuple_type" if section_model_at(location, model) is not None:
+            return "is one section where several may stand", f"write [[{location[-1]}]], with two brackets"
         case plain if plain in _PLAIN:
             return _PLAIN[plain]
         case ordered if ordered in _LIMITS:
@@ -154,14 +156,28 @@ def _known(word: str, model: type[BaseModel] | None) -> str:
 
 
 def section_model(annotation: object) -> type[BaseModel] | None:
-    """The model of a section from a field's type: `InboundSettings | None`."""
-    choices: Iterable[object] = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    """The model of a section from a field's type: `InboundSettings | None`, or `tuple[SigningSettings, ...]`."""
+    is_compound = isinstance(annotation, UnionType) or get_origin(annotation) is tuple
+    choices: Iterable[object] = get_args(annotation) if is_compound else (annotation,)
     return next((one for one in choices if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def section_model_at(location: Location, model: type[BaseModel]) -> type[BaseModel] | None:
+    """The model of the section, or sections, at this place."""
+    field = field_at(location, model)
+    return section_model(field.annotation) if field else None
+
+
+def is_repeated(annotation: object) -> bool:
+    """Whether sections of this type may stand several times: `[[signing]]`."""
+    return get_origin(annotation) is tuple and section_model(annotation) is not None
 
 
 def _model_at(location: Location, model: type[BaseModel]) -> type[BaseModel] | None:
     found: type[BaseModel] | None = model
     for step in location:
+        if isinstance(step, int):  # one of several tables of the same name
+            continue
         field = found.model_fields.get(str(step)) if found else None
         found = section_model(field.annotation) if field else None
     return found

@@ -17,7 +17,7 @@ from gateway.ops.config.models import DnsSettings, InboundSettings, PolicySettin
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
-NOT_YET: Final = ("submission", "outbound", "tls_policy", "store", "signing", "reports", "policy.shadow")
+NOT_YET: Final = ("reports", "policy.shadow")
 """Keys of the design that this release does not have: present, they are a fault, never silently nothing."""
 
 S = TypeVar("S", bound=Section)
@@ -192,8 +192,8 @@ class _Report:
             location = one["loc"]
             if location == ("hostname",) and "hostname" not in merged:
                 continue  # it was taken from authserv_id, which has the same fault
-            if location == ("milter",) and "milter" not in merged:
-                location = ()  # no door at all: not the milter's fault
+            if location == ("tls_policy",) and "tls_policy" not in merged:
+                location = ()  # no door at all: not this one's fault
             what, remedy = explain(one, Settings)
             yield self._fault(location, _find(merged, location), what, remedy)
 

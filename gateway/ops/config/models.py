@@ -9,21 +9,32 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from gateway.ops.config.values import (
+    Address4,
+    Address6,
     Bytes,
     Connect,
     Count,
     DnsServers,
+    Domain,
+    Domains,
     FilePath,
     Flag,
     HostName,
     HostPort,
     Listen,
+    ListenAnywhere,
     Listens,
     LocalDomains,
+    LoginMap,
+    MxPatterns,
     Networks,
+    Port,
     Rules,
     Seconds,
+    Selector,
     SocketMode,
+    StoreUrl,
+    TlsOverrides,
     UnixSocket,
     Workers,
     wrong,
@@ -64,21 +75,9 @@ class DnsSettings(Section):
     cache_entries: Count = Field(default=50_000, description="Answers kept in memory; each takes about 1 KB.")
 
 
-class InboundSettings(Section):
-    """The SMTP proxy in front of the mail server."""
+class SmtpSettings(Section):
+    """What every SMTP door has: limits, clocks and a certificate."""
 
-    listen: Listens = Field(
-        description="Where the world connects.",
-        examples=[["0.0.0.0:25", "[::]:25"]],
-    )
-    downstream: Connect = Field(
-        description="The mail server that takes what passes.",
-        examples=["127.0.0.1:10025"],
-    )
-    xclient: Flag = Field(
-        default=True,
-        description="Tell downstream the real client by XCLIENT, where it offers that (Postfix: smtpd_authorized_xclient_hosts).",
-    )
     tls_certificate: FilePath | None = Field(
         default=None,
         description="Certificate chain (PEM) for STARTTLS; without it STARTTLS is not offered. Read again on SIGHUP.",
@@ -117,32 +116,10 @@ class InboundSettings(Section):
         default=600.0, description="How long a client may take from DATA to the final dot."
     )
     downstream_timeout_s: Seconds = Field(
-        default=60.0, description="How long downstream may take to connect or to answer a command."
+        default=60.0, description="How long the next server may take to connect or to answer a command."
     )
     downstream_data_timeout_s: Seconds = Field(
-        default=600.0, description="How long downstream may take to answer the final dot."
-    )
-    downstream_idle_connections: int = Field(
-        default=10,
-        strict=True,
-        ge=0,
-        le=1_000,
-        description="Connections to downstream kept open for the next client; 0: none.",
-    )
-    proxy_protocol_from: Networks = Field(
-        default=(),
-        description="Load balancers that send PROXY protocol (v1 or v2). From these it is required, from others never taken.",
-        examples=[["192.0.2.10"]],
-    )
-    xclient_from: Networks = Field(
-        default=(),
-        description="Mail servers that may tell us the real client by XCLIENT.",
-        examples=[["192.0.2.11"]],
-    )
-    trusted_networks: Networks = Field(
-        default=(),
-        description="Own hosts: not judged by SPF and DMARC, and may relay. Loopback is not trusted by itself.",
-        examples=[["192.0.2.0/28"]],
+        default=600.0, description="How long the next server may take to answer the final dot."
     )
     bare_line_end: Literal["reject", "normalize"] = Field(
         default="reject",
@@ -156,13 +133,6 @@ class InboundSettings(Section):
             raise wrong("tls_certificate and tls_key go together", "give both, or neither for no STARTTLS")
         return key
 
-    @field_validator("downstream")
-    @classmethod
-    def _no_loop(cls, downstream: HostPort, info: ValidationInfo) -> HostPort:
-        if downstream in info.data.get("listen", ()):
-            raise wrong("is the gateway itself: every message would loop", "give the mail server's own port")
-        return downstream
-
     @field_validator("max_bytes_in_flight")
     @classmethod
     def _holds_one_message(cls, budget: int, info: ValidationInfo) -> int:
@@ -172,6 +142,339 @@ class InboundSettings(Section):
                 f"is less than one message may have (max_message_bytes = {largest})", "make it larger"
             )
         return budget
+
+
+class DownstreamSmtpSettings(SmtpSettings):
+    """An SMTP door with one mail server behind it."""
+
+    listen: Listens = Field(
+        description="Where the world connects.",
+        examples=[["0.0.0.0:25", "[::]:25"]],
+    )
+    downstream: Connect = Field(
+        description="The mail server that takes what passes.",
+        examples=["127.0.0.1:10025"],
+    )
+    xclient: Flag = Field(
+        default=True,
+        description="Tell downstream the real client by XCLIENT, where it offers that (Postfix: smtpd_authorized_xclient_hosts).",
+    )
+    downstream_idle_connections: int = Field(
+        default=10,
+        strict=True,
+        ge=0,
+        le=1_000,
+        description="Connections to downstream kept open for the next client; 0: none.",
+    )
+    proxy_protocol_from: Networks = Field(
+        default=(),
+        description="Load balancers that send PROXY protocol (v1 or v2). From these it is required, from others never taken.",
+        examples=[["192.0.2.10"]],
+    )
+
+    @field_validator("downstream")
+    @classmethod
+    def _no_loop(cls, downstream: HostPort, info: ValidationInfo) -> HostPort:
+        if downstream in info.data.get("listen", ()):
+            raise wrong("is the gateway itself: every message would loop", "give the mail server's own port")
+        return downstream
+
+
+class InboundSettings(DownstreamSmtpSettings):
+    """The SMTP proxy in front of the mail server."""
+
+    xclient_from: Networks = Field(
+        default=(),
+        description="Mail servers that may tell us the real client by XCLIENT.",
+        examples=[["192.0.2.11"]],
+    )
+    trusted_networks: Networks = Field(
+        default=(),
+        description="Own hosts: not judged by SPF and DMARC, and may relay. Loopback is not trusted by itself.",
+        examples=[["192.0.2.0/28"]],
+    )
+
+
+class SubmissionSettings(DownstreamSmtpSettings):
+    """Our own users' mail programs: log-in under TLS, checked by the mail server's own SASL."""
+
+    listen: Listens = Field(
+        description="Where they connect and say STARTTLS.", examples=[["0.0.0.0:587", "[::]:587"]]
+    )
+    listen_tls: Listens | None = Field(
+        default=None,
+        description="Where TLS begins at once (RFC 8314), better than STARTTLS.",
+        examples=[["0.0.0.0:465", "[::]:465"]],
+    )
+    downstream: Connect = Field(
+        description="The mail server's submission port: it offers AUTH to us and decides about every log-in.",
+        examples=["127.0.0.1:10587"],
+    )
+    from_check: Literal["login", "downstream", "off"] = Field(
+        default="login",
+        description=(
+            'Whose From a login may write: "login" its own address (and what `senders` adds); "downstream" also what the mail'
+            " server let it say in MAIL FROM (Postfix: reject_sender_login_mismatch must be set there);"
+            ' "off" anything.'
+        ),
+    )
+    senders: LoginMap = Field(
+        default={},
+        description='Further addresses by login: a whole address, "@example.net" for a domain; login "*" is everybody.',
+        examples=[{"ann": ["ann@example.net", "@lists.example.net"]}],
+    )
+    login_domain: Domain | None = Field(
+        default=None,
+        description='The domain of logins that are no address: with "example.net", ann is ann@example.net.',
+        examples=["example.net"],
+    )
+    max_auth_failures: Count = Field(
+        default=5,
+        description="Failed log-ins in `auth_window_s` of one address or one login; after them 421 without asking.",
+    )
+    auth_window_s: Seconds = Field(default=600.0, description="How long a failed log-in counts.")
+    auth_delay_s: Seconds = Field(
+        default=1.0, description="Each failed log-in is answered this much later than the one before it."
+    )
+
+
+class OutboundSettings(SmtpSettings):
+    """The relay: Postfix's relayhost. Each delivery is made safe, or deferred; Postfix keeps the queue."""
+
+    listen: Listens = Field(
+        description="Where the mail server hands in what is to leave.", examples=[["127.0.0.1:10026"]]
+    )
+    clients: Networks = Field(
+        description="Who may relay: your own mail servers and nobody else.", examples=[["127.0.0.1"]]
+    )
+    ehlo_name: HostName | None = Field(
+        default=None,
+        description="Our name towards the world; must resolve to the address that we send from. Default: hostname.",
+        examples=["out.example.net"],
+    )
+    source_ipv4: Address4 | None = Field(
+        default=None, description="Send from this IPv4 address.", examples=["192.0.2.25"]
+    )
+    source_ipv6: Address6 | None = Field(
+        default=None, description="Send from this IPv6 address.", examples=["2001:db8::25"]
+    )
+    remote_port: Port = Field(
+        default=25, description="The port of remote mail servers; other than 25 only for tests."
+    )
+    max_connections: Count = Field(default=100, description="Connections to the world at a time.")
+    max_connections_per_destination: Count = Field(
+        default=10, description="Connections to one recipient domain at a time; more wait for their turn."
+    )
+    idle_connection_s: Seconds = Field(
+        default=15.0, description="How long a connection is kept for the next message to the same domain."
+    )
+    max_hosts: Count = Field(
+        default=5, description="Mail servers of one domain that are tried for one message."
+    )
+    connect_timeout_s: Seconds = Field(
+        default=20.0, description="How long one address may take to connect; the next one is begun earlier."
+    )
+
+
+class OutboundTlsSettings(Section):
+    """What holds for every outbound delivery, by the relay and by Postfix's policy look-ups: MTA-STS and DANE."""
+
+    mta_sts: Flag = Field(default=True, description="Honour MTA-STS policies (RFC 8461).")
+    dane: Flag = Field(
+        default=True,
+        description="Honour TLSA records (RFC 7672); needs a validating resolver, else it is off and says so.",
+    )
+    ca_file: FilePath | None = Field(
+        default=None,
+        description="Trusted certificate authorities (PEM); default: the system's.",
+        examples=["/etc/ssl/certs/ca-certificates.crt"],
+    )
+    fetch_timeout_s: Seconds = Field(
+        default=30.0,
+        description="How long fetching an MTA-STS policy may take (RFC 8461 suggests a minute at most).",
+    )
+    policy_port: Port = Field(
+        default=443, description="The port of MTA-STS policy hosts; other than 443 only for tests."
+    )
+    overrides: TlsOverrides = Field(
+        default={},
+        description=(
+            'By recipient domain (".example.com": all below it), whatever its DNS says: "may" (no demands), "encrypt" (TLS,'
+            ' any certificate), "secure" (a certificate for the MX name), "dane-only", or "refuse" (no delivery).'
+        ),
+        examples=[{"broken.example.com": "may", "bank.example.org": "secure"}],
+    )
+
+
+class TlsPolicySettings(Section):
+    """TLS policies for Postfix to ask for (smtp_tls_policy_maps = socketmap:…), where Postfix itself delivers."""
+
+    listen: ListenAnywhere = Field(
+        default=HostPort("127.0.0.1", 8461),
+        description='Where Postfix asks: "127.0.0.1:8461", or "unix:/run/gateway/tls-policy.sock".',
+    )
+    tlsrpt: Flag = Field(
+        default=False,
+        description="Add TLSRPT attributes to answers: only for Postfix 3.10 and newer; older ones refuse them.",
+    )
+    tlsrpt_socket: UnixSocket | None = Field(
+        default=None,
+        description="Postfix 3.10 and newer report each TLS session there (smtp_tlsrpt_socket_name).",
+        examples=["unix:/run/gateway/tlsrpt.sock"],
+    )
+    max_connections: Count = Field(default=1_000, description="Connections of Postfix's processes at a time.")
+    answer_timeout_s: Seconds = Field(
+        default=20.0, description="How long an answer may take; then Postfix hears TEMP and tries again."
+    )
+
+
+class StoreSettings(Section):
+    """What outlives a restart: MTA-STS policies, results of TLS sessions."""
+
+    url: StoreUrl = Field(
+        default="sqlite:////var/lib/gateway/gateway.db",
+        description="SQLite (a file), or PostgreSQL where there are several nodes: postgresql+psycopg://user@host/name.",
+    )
+    keep_results_days: Count = Field(default=8, description="How long results of TLS sessions are kept.")
+
+
+class SigningSettings(Section):
+    """One DKIM key; several for one domain sign side by side (RSA and Ed25519)."""
+
+    domain: Domain = Field(description="d=: the domain that vouches.", examples=["example.net"])
+    selector: Selector = Field(description="s=: where its key is published.", examples=["2026a"])
+    key: FilePath = Field(
+        description="The private key (PEM): RSA of 2048 bits or more, or Ed25519.",
+        examples=["/etc/gateway/keys/2026a.pem"],
+    )
+    subdomains: Flag = Field(
+        default=True, description="Sign for authors in subdomains, too, that have no key of their own."
+    )
+    expires_after_s: int | None = Field(
+        default=None,
+        strict=True,
+        ge=3_600,
+        le=31_557_600,
+        description="x=: signatures are good for so long; without it, for ever.",
+        examples=[1_209_600],
+    )
+
+
+class KeysSettings(Section):
+    """Keys that `gateway keys` makes and rotates; they sign besides those of [[signing]]."""
+
+    directory: FilePath = Field(
+        default=Path("/var/lib/gateway/keys"),
+        description="Where keys and their state are kept; private to the gateway.",
+    )
+    publish_ahead_s: int = Field(
+        default=86_400,
+        strict=True,
+        ge=0,
+        le=31_557_600,
+        description="How long a new key is published before it signs: longer than the TTL of an absent record.",
+    )
+    keep_old_s: int = Field(
+        default=604_800,
+        strict=True,
+        ge=0,
+        le=31_557_600,
+        description="How long an old key stays published after its last signature: longer than mail waits in queues.",
+    )
+
+
+class DnsUpdateSettings(Section):
+    """Where `gateway dns --publish` writes our records (RFC 2136 with TSIG)."""
+
+    server: Connect = Field(description="The primary server of our zones.", examples=["192.0.2.53:53"])
+    tsig_name: str = Field(
+        description="The name of the TSIG key.", examples=["gateway."], min_length=1, max_length=255
+    )
+    tsig_algorithm: Literal["hmac-sha256", "hmac-sha384", "hmac-sha512"] = Field(
+        default="hmac-sha256", description="Its algorithm."
+    )
+    tsig_secret_file: FilePath = Field(
+        description="A file with its secret in base64.", examples=["/etc/gateway/tsig.secret"]
+    )
+    ttl_s: Count = Field(default=3_600, description="The TTL of what is written.")
+
+
+class MtaStsSettings(Section):
+    """Our own MTA-STS policy (RFC 8461): what other mail servers must do when they deliver to local_domains."""
+
+    mode: Literal["enforce", "testing", "none"] = Field(
+        default="testing",
+        description='"testing" reports, "enforce" demands, "none" takes an old policy back.',
+    )
+    mx: MxPatterns = Field(
+        description='The names of our mail servers, as in MX; "*.example.net" is any one label.',
+        examples=[["mx.example.net"]],
+    )
+    max_age_s: int = Field(
+        default=604_800,
+        strict=True,
+        ge=86_400,
+        le=31_557_600,
+        description="How long others may keep it; RFC 8461 asks for weeks once it is sure.",
+    )
+    listen: Listens | None = Field(
+        default=None,
+        description="Serve it over HTTPS ourselves; without it a web server in front passes requests to [http].",
+        examples=[["0.0.0.0:443", "[::]:443"]],
+    )
+    tls_certificate: FilePath | None = Field(
+        default=None,
+        description="Certificate chain for every mta-sts.<local domain>; needed with listen.",
+        examples=["/etc/gateway/tls/mta-sts.pem"],
+    )
+    tls_key: FilePath | None = Field(
+        default=None, description="Its private key.", examples=["/etc/gateway/tls/mta-sts.key"]
+    )
+
+    @field_validator("tls_key")
+    @classmethod
+    def _for_listen(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if info.data.get("listen") and (key is None or info.data.get("tls_certificate") is None):
+            raise wrong(
+                "listen needs tls_certificate and tls_key", "give both: the policy counts only over HTTPS"
+            )
+        return key
+
+
+class ArcSettings(Section):
+    """ARC (RFC 8617): what forwarders found before us; a named reason in a rule, never a pass by itself."""
+
+    max_instances: int = Field(
+        default=10,
+        strict=True,
+        ge=1,
+        le=50,
+        description="Longer chains are not followed (RFC 8617 allows 50).",
+    )
+    trusted_sealers: Domains = Field(
+        default=(),
+        description="Whose word about authentication before them a rule may take (`arc_trusted`).",
+        examples=[["lists.example.org", "google.com"]],
+    )
+    seal_domain: Domain | None = Field(
+        default=None, description="Seal what we take in, as this domain.", examples=["example.net"]
+    )
+    seal_selector: Selector | None = Field(
+        default=None, description="The seal key's selector.", examples=["2026a"]
+    )
+    seal_key: FilePath | None = Field(
+        default=None,
+        description="The seal's private key (PEM, RSA).",
+        examples=["/etc/gateway/keys/2026a.pem"],
+    )
+
+    @field_validator("seal_key")
+    @classmethod
+    def _all_or_none(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        given = [info.data.get("seal_domain"), info.data.get("seal_selector"), key]
+        if any(given) and not all(given):
+            raise wrong("seal_domain, seal_selector and seal_key go together", "give all three, or none")
+        return key
 
 
 class MilterSettings(Section):
@@ -279,6 +582,16 @@ class Settings(Section):
     http: HttpSettings | None = None
     policy: PolicySettings = PolicySettings()
     dkim: DkimSettings = DkimSettings()
+    arc: ArcSettings = ArcSettings()
+    submission: SubmissionSettings | None = None
+    outbound: OutboundSettings | None = None
+    tls_policy: TlsPolicySettings | None = None
+    outbound_tls: OutboundTlsSettings = OutboundTlsSettings()
+    signing: tuple[SigningSettings, ...] = Field(default=(), max_length=10_000)
+    keys: KeysSettings | None = None
+    dns_update: DnsUpdateSettings | None = None
+    mta_sts: MtaStsSettings | None = None
+    store: StoreSettings | None = None
     log: LogSettings = LogSettings()
     local_domains: LocalDomains = Field(
         default=(),
@@ -293,15 +606,31 @@ class Settings(Section):
             return {**given, "hostname": given["authserv_id"]}
         return given
 
-    @field_validator("milter")
+    @field_validator("tls_policy")
     @classmethod
-    def _some_door(cls, milter: MilterSettings | None, info: ValidationInfo) -> MilterSettings | None:
+    def _some_door(
+        cls, tls_policy: TlsPolicySettings | None, info: ValidationInfo
+    ) -> TlsPolicySettings | None:
         # A section with faults of its own is missing in `data`; then there is a door, though not a good one.
-        if milter is None and "inbound" in info.data and info.data["inbound"] is None:
+        doors = ("inbound", "milter", "submission", "outbound")
+        if tls_policy is None and all(door in info.data and info.data[door] is None for door in doors):
             raise wrong(
-                "no mail can come in: neither [inbound] nor [milter] is there", "add one of the two sections"
+                "nothing can come in: there is no [inbound], [milter], [submission], [outbound] or [tls_policy]",
+                "add the section of the door that you want",
             )
-        return milter
+        return tls_policy
+
+    @field_validator("store")
+    @classmethod
+    def _store_for_policies(cls, store: StoreSettings | None, info: ValidationInfo) -> StoreSettings | None:
+        asks = info.data.get("outbound") is not None or info.data.get("tls_policy") is not None
+        tls = info.data.get("outbound_tls")
+        if store is None and asks and tls is not None and tls.mta_sts:
+            raise wrong(
+                "MTA-STS needs [store]: policies that a restart forgets can be taken away by an attacker",
+                "add [store], or write mta_sts = false in [outbound_tls]",
+            )
+        return store
 
     @field_validator("local_domains")
     @classmethod
@@ -310,5 +639,9 @@ class Settings(Section):
             raise wrong(
                 "[inbound] needs it: without it every recipient is refused",
                 'write local_domains = ["example.net"]',
+            )
+        if not domains and info.data.get("mta_sts") is not None:
+            raise wrong(
+                "[mta_sts] needs it: a policy is served for each", 'write local_domains = ["example.net"]'
             )
         return domains

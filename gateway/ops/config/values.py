@@ -4,9 +4,9 @@ Each `parse_` function takes what TOML or the environment gave and returns the v
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -246,6 +246,92 @@ def _parse_mode(given: object) -> int:
     return given
 
 
+def parse_socket_or_address(given: object) -> "HostPort | str":
+    """Read `unix:/path` or `host:port`."""
+    if isinstance(given, str) and given.startswith(("unix:", "local:")):
+        return _parse_socket(given)
+    return parse_host_port(given)
+
+
+def _parse_selector(text: str) -> str:
+    if not text.isascii() or not is_domain(text):
+        raise wrong("is not a selector", 'write letters, digits and hyphens: "2026a"')
+    return text.lower()
+
+
+def _parse_mx_pattern(text: str) -> str:
+    if text.startswith("*."):
+        return "*." + _parse_host_name(text[2:])
+    return _parse_host_name(text)
+
+
+def _parse_store_url(text: str) -> str:
+    if not text.startswith(("sqlite:///", "postgresql+psycopg://")):
+        raise wrong(
+            "is not a store that we know",
+            'write "sqlite:////var/lib/gateway/gateway.db" or "postgresql+psycopg://user:password@host/name"',
+        )
+    return text
+
+
+def _parse_login_map(given: object) -> dict[str, tuple[str, ...]]:
+    if not isinstance(given, Mapping):
+        raise wrong("is not a table", 'write it like { "ann" = ["ann@example.net", "@lists.example.net"] }')
+    return {
+        str(login): tuple(map(_parse_sender, _some_list(addresses))) for login, addresses in given.items()
+    }
+
+
+def _some_list(given: object) -> Sequence[object]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise wrong("has a value that is not a list", 'write addresses in brackets: ["ann@example.net"]')
+    return given
+
+
+def _parse_sender(given: object) -> str:
+    if not isinstance(given, str):
+        raise wrong("has an address that is not text", 'write it in quotes: "ann@example.net"')
+    local_part, at, domain = given.rpartition("@")
+    if not at or any(blank in local_part for blank in ' \t\r\n<>"'):
+        raise wrong(
+            "has something that is not an address", 'write "ann@example.net", or "@example.net" for a domain'
+        )
+    return f"{local_part.casefold()}@{_domain(domain)}"
+
+
+def _parse_tls_overrides(given: object) -> dict[str, str]:
+    if not isinstance(given, Mapping):
+        raise wrong("is not a table", 'write it like { "example.com" = "may" }')
+    for domain, level in given.items():
+        if level not in TLS_OVERRIDES:
+            meant = did_you_mean(str(level), TLS_OVERRIDES)
+            raise wrong(
+                f"has an unknown level for {str(domain)[:80]}",
+                f'did you mean "{meant}"?' if meant else f"write one of {', '.join(TLS_OVERRIDES)}",
+            )
+    return {_parse_local_domain(str(domain)): str(level) for domain, level in given.items()}
+
+
+def _parse_address(given: object, version: int) -> IPv4Address | IPv6Address:
+    try:
+        address = ip_address(
+            given if isinstance(given, IPv4Address | IPv6Address) else str(given).strip("[]")
+        )
+    except ValueError:
+        address = None
+    if address is None or address.version != version:
+        raise wrong(f"is not an IPv{version} address", "write one address of this host in quotes")
+    return address
+
+
+def _parse_address4(given: object) -> IPv4Address | IPv6Address:
+    return _parse_address(given, 4)
+
+
+def _parse_address6(given: object) -> IPv4Address | IPv6Address:
+    return _parse_address(given, 6)
+
+
 def _one_worker(given: object) -> int:
     if given != 1 or isinstance(given, bool):
         raise wrong("this release runs in one process", "write workers = 1, or leave it out")
@@ -257,6 +343,9 @@ def _whole_list(given: object) -> object:
         raise wrong("is one value where a list belongs", f'put it in brackets: ["{given[:60]}"]')
     return given
 
+
+TLS_OVERRIDES: Final = ("may", "encrypt", "secure", "dane-only", "refuse")
+"""What an operator may demand for a recipient domain; the first four are Postfix's own words."""
 
 Seconds = Annotated[float, Field(strict=True, gt=0, le=86_400, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
@@ -282,6 +371,21 @@ LocalDomains = Annotated[
     BeforeValidator(_whole_list),
     Field(max_length=100_000),
 ]
+Domain = Annotated[str, AfterValidator(_domain)]
+Domains = Annotated[tuple[Domain, ...], BeforeValidator(_whole_list), Field(max_length=10_000)]
+Selector = Annotated[str, AfterValidator(_parse_selector)]
+MxPatterns = Annotated[
+    tuple[Annotated[str, AfterValidator(_parse_mx_pattern)], ...],
+    BeforeValidator(_whole_list),
+    Field(min_length=1, max_length=100),
+]
+StoreUrl = Annotated[str, AfterValidator(_parse_store_url)]
+LoginMap = Annotated[Mapping[str, tuple[str, ...]], PlainValidator(_parse_login_map)]
+TlsOverrides = Annotated[Mapping[str, str], PlainValidator(_parse_tls_overrides)]
+Address4 = Annotated[IPv4Address, PlainValidator(_parse_address4)]
+Address6 = Annotated[IPv6Address, PlainValidator(_parse_address6)]
+Port = Annotated[int, Field(strict=True, ge=1, le=MAX_PORT)]
+ListenAnywhere = Annotated[HostPort | str, PlainValidator(parse_socket_or_address)]
 Workers = Annotated[Literal[1], PlainValidator(_one_worker)]
 UnixSocket = Annotated[str, AfterValidator(_parse_socket)]
 FilePath = Annotated[Path, AfterValidator(resolve_path)]
