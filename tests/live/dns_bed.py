@@ -4,7 +4,7 @@
         resolver = StubResolver([bed.resolver_address])
 
 Two domains are always there: `bogus.test`, signed but not with the key that the root names, and `dead.test`, whose servers are
-down. A zone's text needs neither SOA nor NS; relative names are its own. What is not below a zone is NXDOMAIN, vouched for
+down. A zone's text needs neither SOA nor NS; relative names are its own; `change` gives an unsigned one another text. What is not below a zone is NXDOMAIN, vouched for
 by the root. Reverse zones (`2.0.192.in-addr.arpa`, `127.in-addr.arpa`) are zones like others.
 """
 
@@ -30,7 +30,7 @@ BOGUS: Final = "bogus.test"
 DEAD: Final = "dead.test"
 NEGATIVE_TTL: Final = 5
 
-_PROGRAMS: Final = ("knotd", "keymgr", "unbound")
+_PROGRAMS: Final = ("knotd", "keymgr", "knotc", "unbound")
 _START_S: Final = 15.0
 _STOP_S: Final = 5.0
 _SBIN: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -38,7 +38,7 @@ _SBIN: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _ZONE_TOP: Final = """\
 $ORIGIN {origin}
 $TTL 300
-@ SOA ns.bed.invalid. h.bed.invalid. 1 3600 600 86400 {negative}
+@ SOA ns.bed.invalid. h.bed.invalid. {serial} 3600 600 86400 {negative}
 @ NS ns.bed.invalid.
 """
 
@@ -121,28 +121,39 @@ class DnsBed:
     authority_port: int
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _log: Path = Path()
+    _serial: int = 1
 
     @classmethod
-    def start(cls, directory: Path, zones: Mapping[str, str], *, signed: Collection[str] = ()) -> Self:
+    def start(
+        cls,
+        directory: Path,
+        zones: Mapping[str, str],
+        *,
+        signed: Collection[str] = (),
+        resolver_port: int | None = None,
+    ) -> Self:
         """Start both and wait until they answer; skips the test where they are not installed.
 
         Args:
             directory: a private, empty one.
             zones: master-file text by zone name.
             signed: which of them are signed; one that `zones` does not hold is an empty zone.
+            resolver_port: unbound's; one that is free, where it does not matter.
         """
         missing = [program for program in _PROGRAMS if shutil.which(program, path=_SBIN) is None]
         if missing:
             pytest.skip(f"not installed: {', '.join(missing)} (Debian: knot knot-dnssecutils unbound)")
-        authority_port, resolver_port, dead_port = _free_ports(3)
+        authority_port, dead_port, free_port = _free_ports(3)
+        resolver_port = resolver_port or free_port
         bed = cls(
             directory=directory, resolver_address=f"127.0.0.1:{resolver_port}", authority_port=authority_port
         )
         bed._log = directory / "log"
-        texts = {**zones, **{name: zones.get(name, "") for name in signed}, BOGUS: "@ TXT bogus"}
+        texts = {BOGUS: "@ TXT bogus", **dict.fromkeys(signed, ""), **zones}
+        unsigned = [name for name in zones if name not in {*signed, BOGUS}]
         try:
             bed._start_knot(texts, signed)
-            bed._start_unbound(resolver_port, dead_port, [name for name in zones if name not in signed])
+            bed._start_unbound(resolver_port, dead_port, unsigned)
         except BaseException:
             bed.stop()
             raise
@@ -159,6 +170,12 @@ class DnsBed:
             yield bed
         finally:
             bed.stop()
+
+    def change(self, name: str, text: str) -> None:
+        """Give an unsigned zone another text; the resolver knows it when the TTL of what it knew is over."""
+        self._serial += 1
+        self._write_zone(name, text)
+        self._run_knot("knotc", "--blocking", "zone-reload", name)
 
     def stop(self) -> None:
         """End both, by their own process ids."""
@@ -185,12 +202,12 @@ class DnsBed:
             self._write_zone(name, text)
             delegations.append(f"{name}. NS ns.bed.invalid.")
             if name in signed:
-                self._generate_key(config, name)
-                delegations.append(_only_sha256(self._keymgr(config, name, "ds")))
+                self._generate_key(name)
+                delegations.append(_only_sha256(self._keymgr(name, "ds")))
         delegations.append(f"{BOGUS}. DS 12345 13 2 {'0' * 64}")
         self._write_zone(".", "\n".join(delegations))
-        self._generate_key(config, ".")
-        (directory / "root.key").write_text(self._keymgr(config, ".", "dnskey"))
+        self._generate_key(".")
+        (directory / "root.key").write_text(self._keymgr(".", "dnskey"))
         self._spawn("knotd", "-c", str(config))
         self._wait_for(self.authority_port, [".", *texts])
 
@@ -216,19 +233,25 @@ class DnsBed:
         self._wait_for(port, ["."])
 
     def _write_zone(self, name: str, text: str) -> None:
-        top = _ZONE_TOP.format(origin=f"{name.strip('.')}.", negative=NEGATIVE_TTL)
+        top = _ZONE_TOP.format(origin=f"{name.strip('.')}.", serial=self._serial, negative=NEGATIVE_TTL)
         (self.directory / "zones" / _file_name(name)).write_text(f"{top}{text}\n")
 
-    def _generate_key(self, config: Path, name: str) -> None:
-        self._keymgr(config, name, "generate", "algorithm=ecdsap256sha256", "ksk=yes", "zsk=yes")
+    def _generate_key(self, name: str) -> None:
+        self._keymgr(name, "generate", "algorithm=ecdsap256sha256", "ksk=yes", "zsk=yes")
 
-    def _keymgr(self, config: Path, name: str, *arguments: str) -> str:
-        program = shutil.which("keymgr", path=_SBIN)
+    def _keymgr(self, name: str, *arguments: str) -> str:
+        return self._run_knot("keymgr", name, *arguments)
+
+    def _run_knot(self, tool: str, *arguments: str) -> str:
+        program = shutil.which(tool, path=_SBIN)
         assert program is not None
         done = subprocess.run(
-            [program, "-c", str(config), name, *arguments], capture_output=True, text=True, check=False
+            [program, "-c", str(self.directory / "knot.conf"), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def _spawn(self, program: str, *arguments: str) -> None:

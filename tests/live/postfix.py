@@ -111,11 +111,13 @@ class PostfixBed:
         directory: everything of this instance: `etc`, `queue`, `data`, `mail`, `maillog`.
         port: its smtpd, on 127.0.0.1.
         local_domains: the domains that it delivers for.
+        prefix: a command that runs its master, which follows.
     """
 
     directory: Path
     port: int
     local_domains: tuple[str, ...]
+    prefix: tuple[str, ...] = ()
     _master: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @classmethod
@@ -128,6 +130,7 @@ class PostfixBed:
         local_domains: tuple[str, ...] = ("bed.test",),
         extra: Mapping[str, str] | None = None,
         services: str = "",
+        prefix: Iterable[str] = (),
     ) -> Self:
         """Configure an instance below `directory` and wait until it greets.
 
@@ -138,12 +141,13 @@ class PostfixBed:
             local_domains: each has the mailboxes of `USERS`.
             extra: main.cf parameters that win over the bed's own.
             services: further lines for master.cf.
+            prefix: a command that runs the rest of its line, such as `unshare --net`.
 
         Skips the test, with the reason, where Postfix or the right to start it is missing.
         """
         _require_postfix()
         _require_passage(directory)
-        bed = cls(directory, _free_port(), local_domains)
+        bed = cls(directory, _free_port(), local_domains, tuple(prefix))
         bed._lay_out()
         parameters = bed._parameters(tuple(milters), xclient=xclient) | dict(extra or {})
         etc = directory / "etc"
@@ -160,7 +164,14 @@ class PostfixBed:
 
     def launch(self) -> None:
         """Run the configured instance (again, after `stop`) and wait until it greets."""
-        command = [*_privilege(), str(_PROGRAMS / "master"), "-s", "-c", str(self.directory / "etc")]
+        command = [
+            *_privilege(),
+            *self.prefix,
+            str(_PROGRAMS / "master"),
+            "-s",
+            "-c",
+            str(self.directory / "etc"),
+        ]
         # A session of its own: Postfix's master kills its whole process group when it ends.
         self._master = subprocess.Popen(
             command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -228,6 +239,10 @@ class PostfixBed:
         """Hand in mail by Postfix's `sendmail` command, as a local program does; lines end with LF."""
         command = ["/usr/sbin/sendmail", "-C", str(self.directory / "etc"), "-i", "-f", sender, recipient]
         _run(command, stdin=content)
+
+    def flush(self) -> None:
+        """Try all deferred mail again, now."""
+        _run(["postqueue", "-c", str(self.directory / "etc"), "-f"])
 
     def log(self) -> str:
         """All that this instance has logged."""
