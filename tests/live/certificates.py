@@ -21,6 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 _DAY: Final = timedelta(days=1)
+_MATCHING: Final[tuple[Callable[[bytes], bytes], ...]] = (  # RFC 6698 §2.1.3
+    lambda data: data,
+    lambda data: hashlib.sha256(data).digest(),
+    lambda data: hashlib.sha512(data).digest(),
+)
 
 
 class Certificate(StrEnum):
@@ -84,16 +89,7 @@ class Authority:
             data = certificate.public_bytes(Encoding.DER)
         else:
             data = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        digest: Callable[[bytes], bytes] = {0: bytes, 1: _sha256, 2: _sha512}[matching]
-        return f"{usage} {selector} {matching} {digest(data).hex()}"
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def _sha512(data: bytes) -> bytes:
-    return hashlib.sha512(data).digest()
+        return f"{usage} {selector} {matching} {_MATCHING[matching](data).hex()}"
 
 
 def _self_signed(names: Sequence[str], now: datetime) -> bytes:
