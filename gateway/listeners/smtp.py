@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol
 
 import structlog
 
@@ -100,6 +100,9 @@ class SmtpListener:
         asks: whether `judge` could refuse at this stage before the message (MAIL, RCPT); if not, no time is spent on it.
     """
 
+    role: ClassVar[Listener] = Listener.INBOUND
+    """Which door this is; other doors are kinds of this class."""
+
     def __init__(
         self,
         settings: InboundConfig,
@@ -116,6 +119,7 @@ class SmtpListener:
         self.asks: Final = asks
         self.budget: Final = Budget(settings.max_bytes_in_flight)
         self.proxy: Final = ProxySettings(
+            role=self.role,
             hostname=hostname,
             local_domains=LocalDomains(local_domains),
             max_message_bytes=settings.max_message_bytes,
@@ -224,13 +228,13 @@ class SmtpListener:
     def opened(self, session: SmtpSession) -> None:
         """A client connected."""
         self._sessions.add(session)
-        self.observer.session_opened(Listener.INBOUND)
+        self.observer.session_opened(self.role)
 
     def closed(self, session: SmtpSession, end: SessionEnd) -> None:
         """A session is over."""
         if session in self._sessions:
             self._sessions.remove(session)
-            self.observer.session_closed(Listener.INBOUND, end)
+            self.observer.session_closed(self.role, end)
             if not self._sessions:
                 self._empty.set()
 

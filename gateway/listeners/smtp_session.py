@@ -12,7 +12,7 @@ import structlog
 
 from gateway.listeners.downstream import DownstreamConnection
 from gateway.listeners.spool import MessageSpool
-from gateway.mail.envelope import IpAddress, Listener, Tls
+from gateway.mail.envelope import IpAddress, Tls
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
 from gateway.smtp.client import DownstreamFailure, Step
@@ -397,7 +397,7 @@ class SmtpSession(asyncio.Protocol):
 
     def command_answered(self, verb: Verb, code: int) -> None:
         """Count it."""
-        self._listener.observer.command(Listener.INBOUND, verb, code)
+        self._listener.observer.command(self._listener.role, verb, code)
 
     def downstream_answered(self, step: Step, code: int) -> None:
         """Count it."""
@@ -423,7 +423,7 @@ class SmtpSession(asyncio.Protocol):
         )
         if verdict:
             seconds = time.perf_counter() - self._complete_at
-            self._listener.observer.message(Listener.INBOUND, verdict.disposition, size, seconds)
+            self._listener.observer.message(self._listener.role, verdict.disposition, size, seconds)
 
 
 _INTERNAL: Final = Verdict(disposition=Disposition.DEFER, rule="gateway.internal", reply=replies.INTERNAL)

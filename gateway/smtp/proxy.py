@@ -14,7 +14,7 @@ has sent ahead waits: commands are answered one at a time, in their order (RFC 2
 from dataclasses import replace
 from typing import Final
 
-from gateway.mail.envelope import IpAddress, Listener, Session, Tls
+from gateway.mail.envelope import IpAddress, Session, Tls
 from gateway.mail.errors import ParseError
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
@@ -58,7 +58,7 @@ class ProxySession:
         self._host = host
         self._peer = peer
         trusted = is_within(peer, settings.trusted_networks)
-        session = Session(id=identifier, listener=Listener.INBOUND, client_ip=peer, trusted=trusted)
+        session = Session(id=identifier, listener=settings.role, client_ip=peer, trusted=trusted)
         self._dialog = Dialog(settings, host, session)
         self._transfer = Transfer(self._dialog)
         # Input that is not used up yet: `_input` from `_at` on.

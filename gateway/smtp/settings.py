@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from gateway.mail.envelope import IpAddress
+from gateway.mail.envelope import IpAddress, Listener
 from gateway.smtp.relay import LocalDomains
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -14,9 +14,11 @@ class ProxySettings:
     """See the config's `[inbound]` for what each means.
 
     Attributes:
+        role: which door this is: who may come in, and what may leave.
         normalize: make CRLF of bare line ends instead of refusing the message.
     """
 
+    role: Listener = Listener.INBOUND
     hostname: str
     local_domains: LocalDomains
     max_message_bytes: int
