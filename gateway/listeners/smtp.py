@@ -1,4 +1,4 @@
-"""The SMTP proxy's listener: its ports, its limits, its sessions, and how it stops.
+"""An SMTP door's listener: its ports, its limits, its sessions, and how it stops.
 
 `smtp_session` drives one client's connection, `downstream` those to the mail server; the protocol is in `gateway.smtp`.
 """
@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol
 
 import structlog
 
-from gateway.listeners.downstream import DownstreamPool, set_no_delay
+from gateway.listeners.downstream import Borrower, DownstreamConnection, DownstreamPool, set_no_delay
 from gateway.listeners.observer import SmtpObserver
 from gateway.listeners.smtp_session import SmtpSession
 from gateway.listeners.spool import Budget
 from gateway.listeners.tls import make_server_context
-from gateway.mail.envelope import IpAddress, Listener
+from gateway.mail.envelope import IpAddress, Listener, Session
 from gateway.smtp.client import SmtpClient
+from gateway.smtp.dialog import Host
 from gateway.smtp.effects import SessionEnd
+from gateway.smtp.ehlo import Capabilities
+from gateway.smtp.proxy import ProxySession
 from gateway.smtp.relay import LocalDomains
 from gateway.smtp.settings import Networks, ProxySettings
 from gateway.verdict import Judge, Stage
@@ -41,15 +44,11 @@ class Address(NamedTuple):
     port: int
 
 
-class InboundConfig(Protocol):
-    """The `[inbound]` section, as far as it is used here; `gateway.ops.config` says what each value means."""
+class SmtpConfig(Protocol):
+    """What every SMTP door's section has; `gateway.ops.config` says what each value means."""
 
     @property
     def listen(self) -> Sequence[tuple[str, int]]: ...  # noqa: D102 - the config documents it; likewise below
-    @property
-    def downstream(self) -> tuple[str, int]: ...  # noqa: D102
-    @property
-    def xclient(self) -> bool: ...  # noqa: D102
     @property
     def tls_certificate(self) -> Path | None: ...  # noqa: D102
     @property
@@ -77,6 +76,17 @@ class InboundConfig(Protocol):
     @property
     def downstream_data_timeout_s(self) -> float: ...  # noqa: D102
     @property
+    def bare_line_end(self) -> "Literal['reject', 'normalize']": ...  # noqa: D102
+
+
+class InboundConfig(SmtpConfig, Protocol):
+    """The `[inbound]` section, as far as it is used here."""
+
+    @property
+    def downstream(self) -> tuple[str, int]: ...  # noqa: D102
+    @property
+    def xclient(self) -> bool: ...  # noqa: D102
+    @property
     def downstream_idle_connections(self) -> int: ...  # noqa: D102
     @property
     def proxy_protocol_from(self) -> Networks: ...  # noqa: D102
@@ -84,63 +94,79 @@ class InboundConfig(Protocol):
     def xclient_from(self) -> Networks: ...  # noqa: D102
     @property
     def trusted_networks(self) -> Networks: ...  # noqa: D102
+
+
+class Pool(Protocol):
+    """Where a door's sessions get their connections to the next mail server."""
+
     @property
-    def bare_line_end(self) -> "Literal['reject', 'normalize']": ...  # noqa: D102
+    def capabilities(self) -> Capabilities | None:
+        """What the next server offered last."""
+        ...
+
+    def lease(self, borrower: Borrower, session: Session, *, fresh: bool) -> DownstreamConnection | None:
+        """An idle connection; None: one is being made."""
+        ...
+
+    def release(self, borrower: Borrower, connection: DownstreamConnection | None, *, reusable: bool) -> None:
+        """Take it back, or stop making it."""
+        ...
+
+    def close_idle(self, now: float) -> None:
+        """End those that nobody has wanted for a while; `now` is `time.monotonic()`."""
+        ...
+
+    def close(self) -> None:
+        """End all that are idle; those in use end when they are given back."""
+        ...
 
 
-class SmtpListener:
-    """The proxy: all its ports and all their sessions.
+class SmtpServer:
+    """An SMTP door: all its ports and all their sessions.
 
     Args:
-        settings: the config's `[inbound]`.
-        hostname: our name in the greeting and in Received.
-        local_domains: whom strangers may write to; `.example.net` is all below it.
+        settings: the door's section of the config.
+        proxy: the same, as the protocol needs it.
+        pool: connections to the next mail server.
         judge: who decides.
         observer: who counts.
         asks: whether `judge` could refuse at this stage before the message (MAIL, RCPT); if not, no time is spent on it.
     """
 
     role: ClassVar[Listener] = Listener.INBOUND
-    """Which door this is; other doors are kinds of this class."""
+    """Which door this is."""
 
     def __init__(
         self,
-        settings: InboundConfig,
+        settings: SmtpConfig,
         *,
-        hostname: str,
-        local_domains: Sequence[str],
+        proxy: ProxySettings,
+        pool: Pool,
         judge: Judge,
         observer: SmtpObserver,
         asks: Callable[[Stage], bool] = lambda _stage: True,
     ) -> None:
         self.settings: Final = settings
+        self.proxy: Final = proxy
+        self.pool: Final = pool
         self.judge: Final = judge
         self.observer: Final = observer
         self.asks: Final = asks
         self.budget: Final = Budget(settings.max_bytes_in_flight)
-        self.proxy: Final = ProxySettings(
-            role=self.role,
-            hostname=hostname,
-            local_domains=LocalDomains(local_domains),
-            max_message_bytes=settings.max_message_bytes,
-            max_recipients=settings.max_recipients,
-            max_errors=settings.max_errors,
-            normalize=settings.bare_line_end == "normalize",
-            trusted_networks=settings.trusted_networks,
-            proxy_protocol_from=settings.proxy_protocol_from,
-            xclient_from=settings.xclient_from,
-        )
-        self.pool: Final = DownstreamPool(
-            *settings.downstream,
-            make_client=lambda: SmtpClient(hostname, xclient=settings.xclient),
-            max_idle=settings.downstream_idle_connections,
-        )
         self.tls: ssl.SSLContext | None = None
         self._servers: list[asyncio.Server] = []
         self._sessions: set[SmtpSession] = set()
         self._per_client: dict[IpAddress, int] = {}
         self._clock: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
+
+    def make_core(self, host: Host, *, peer: IpAddress, identifier: str) -> ProxySession:
+        """The protocol of one session."""
+        return ProxySession(self.proxy, host, peer=peer, identifier=identifier)
+
+    def make_driver(self) -> SmtpSession:
+        """The sockets of one session."""
+        return SmtpSession(self)
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -153,7 +179,7 @@ class SmtpListener:
         self.reload_tls()
         loop = asyncio.get_running_loop()
         for host, port in self.settings.listen:
-            server = await loop.create_server(lambda: SmtpSession(self), host, port, backlog=BACKLOG)
+            server = await loop.create_server(self.make_driver, host, port, backlog=BACKLOG)
             for sock in server.sockets:
                 set_no_delay(sock)  # what it accepts inherits it
             self._servers.append(server)
@@ -253,3 +279,48 @@ class SmtpListener:
             self._per_client[address] = count
         else:
             self._per_client.pop(address, None)
+
+
+class SmtpListener(SmtpServer):
+    """The proxy in front of one mail server.
+
+    Args:
+        settings: the config's `[inbound]`.
+        hostname: our name in the greeting and in Received.
+        local_domains: whom strangers may write to; `.example.net` is all below it.
+        judge, observer, asks: see `SmtpServer`.
+    """
+
+    def __init__(
+        self,
+        settings: InboundConfig,
+        *,
+        hostname: str,
+        local_domains: Sequence[str],
+        judge: Judge,
+        observer: SmtpObserver,
+        asks: Callable[[Stage], bool] = lambda _stage: True,
+    ) -> None:
+        super().__init__(
+            settings,
+            proxy=ProxySettings(
+                role=self.role,
+                hostname=hostname,
+                local_domains=LocalDomains(local_domains),
+                max_message_bytes=settings.max_message_bytes,
+                max_recipients=settings.max_recipients,
+                max_errors=settings.max_errors,
+                normalize=settings.bare_line_end == "normalize",
+                trusted_networks=settings.trusted_networks,
+                proxy_protocol_from=settings.proxy_protocol_from,
+                xclient_from=settings.xclient_from,
+            ),
+            pool=DownstreamPool(
+                *settings.downstream,
+                make_client=lambda: SmtpClient(hostname, xclient=settings.xclient),
+                max_idle=settings.downstream_idle_connections,
+            ),
+            judge=judge,
+            observer=observer,
+            asks=asks,
+        )

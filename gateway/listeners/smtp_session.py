@@ -38,7 +38,7 @@ from gateway.smtp.transaction import Spool, Transaction
 from gateway.verdict import Disposition, Stage, Verdict
 
 if TYPE_CHECKING:
-    from gateway.listeners.smtp import SmtpListener
+    from gateway.listeners.smtp import SmtpServer
 
 MAX_BUFFERED_BYTES: Final = 64 * 1024
 """Sent ahead by the client while a question is open; more stays in the kernel, and then at the client."""
@@ -59,7 +59,7 @@ _log: Final = structlog.get_logger(__name__)
 class SmtpSession(asyncio.Protocol):
     """The driver of one session: the only place where its sockets, tasks and clock are."""
 
-    def __init__(self, listener: "SmtpListener") -> None:
+    def __init__(self, listener: "SmtpServer") -> None:
         self._listener = listener
         self._transport: asyncio.Transport | None = None
         self._core: ProxySession | None = None
@@ -92,7 +92,7 @@ class SmtpSession(asyncio.Protocol):
             self._close(SessionEnd.REFUSED)
             return
         _log.debug("session.opened", session=self._identifier, client=str(peer))
-        self._core = ProxySession(self._listener.proxy, self, peer=peer, identifier=self._identifier)
+        self._core = self._listener.make_core(self, peer=peer, identifier=self._identifier)
         self._feed(self._core.connected)
 
     def data_received(self, data: bytes) -> None:

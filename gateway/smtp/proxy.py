@@ -11,6 +11,7 @@ Each input returns the effects that the driver is to carry out, in order. While 
 has sent ahead waits: commands are answered one at a time, in their order (RFC 2920 §3.2).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -51,16 +52,25 @@ class ProxySession:
         host: the driver's side of this session.
         peer: the address that connects to us.
         identifier: unique and printable.
+        make_transfer: what becomes of the mail.
     """
 
-    def __init__(self, settings: ProxySettings, host: Host, *, peer: IpAddress, identifier: str) -> None:
+    def __init__(
+        self,
+        settings: ProxySettings,
+        host: Host,
+        *,
+        peer: IpAddress,
+        identifier: str,
+        make_transfer: Callable[[Dialog], Transfer] = Transfer,
+    ) -> None:
         self._settings = settings
         self._host = host
         self._peer = peer
         trusted = is_within(peer, settings.trusted_networks)
         session = Session(id=identifier, listener=settings.role, client_ip=peer, trusted=trusted)
         self._dialog = Dialog(settings, host, session)
-        self._transfer = Transfer(self._dialog)
+        self._transfer = make_transfer(self._dialog)
         # Input that is not used up yet: `_input` from `_at` on.
         self._input = b""
         self._at = 0
