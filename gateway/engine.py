@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from gateway.auth.dkim.verify import check_dkim
 from gateway.auth.dmarc.evaluate import check_dmarc
 from gateway.auth.iprev import check_iprev
-from gateway.auth.results import Evidence
+from gateway.auth.results import Evidence, Signing
 from gateway.auth.sender_domain import check_sender_domain
 from gateway.auth.spf import check_helo, check_mail_from
 from gateway.dns.budget import BudgetedResolver
@@ -33,11 +33,16 @@ from gateway.policy.rules import Mode, Rule, RuleSet
 from gateway.stamp import stamp, stamp_failure
 from gateway.verdict import Disposition, Stage, Verdict
 
+if TYPE_CHECKING:
+    from gateway.auth.dkim.sign import Signer
+
 QUARANTINE_FIELD: Final = "X-Gateway-Quarantine"
 """Put on a quarantined message: the rule's id and ours. Taken off every message that comes in with one."""
 
 INTERNAL_RULE: Final = "gateway.internal"
 UNREADABLE_RULE: Final = "gateway.unreadable"
+
+_HANDED_ON: Final = frozenset({Disposition.ACCEPT, Disposition.QUARANTINE})
 
 _log: Final = structlog.get_logger()
 
@@ -80,7 +85,7 @@ class Judged:
 
 
 class Engine:
-    """Judges messages. One per process; it holds no state of any message.
+    """Judges messages, and signs our own. One per process; it holds no state of any message.
 
     Args:
         resolver: where every check's DNS answers come from.
@@ -89,6 +94,9 @@ class Engine:
         options: limits, and what to do on a bug.
         observe: told of every judged message; must not raise.
         clock: seconds since the epoch, for signatures' `t=` and `x=`.
+
+    Attributes:
+        signer: signs the mail of our own users and hosts; None: nothing is signed. May be replaced at any time, as `rules`.
     """
 
     def __init__(
@@ -102,6 +110,7 @@ class Engine:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.rules = rules
+        self.signer: Signer | None = None
         self._resolver = resolver
         self._authserv_id = authserv_id
         self._options = options or EngineOptions()
@@ -165,14 +174,33 @@ class Engine:
         marks = [stamp(self._authserv_id, envelope, evidence)]
         if applied is Disposition.QUARANTINE:
             marks.append(_quarantine_mark(rule, envelope))
+        edits = self._edits(message, marks)
+        signing: Signing | None = None
+        if applied in _HANDED_ON:
+            edits, signing = self._sign(envelope, message, author, edits)
         return Verdict(
             disposition=applied,
             intended=rule.disposition,
             rule=rule.id,
             reply=_fill_reply(rule, case) if applied in {Disposition.DEFER, Disposition.REJECT} else None,
-            edits=self._edits(message, marks),
+            edits=edits,
             evidence=evidence,
+            signing=signing,
         )
+
+    def _sign(
+        self, envelope: Envelope, message: Message, author: Author | NoAuthor, edits: Edits
+    ) -> tuple[Edits, Signing | None]:
+        """Put our signatures below the stamp, over all the other edits.
+
+        A quarantined message is signed, too: whoever lets it go later has no second chance.
+        """
+        signer = self.signer
+        if signer is None or not envelope.session.is_ours:
+            return edits, None
+        signed = signer.sign(message, author, edits, now=self._clock())
+        stamped, *others = edits.prepend
+        return Edits(prepend=(stamped, *signed.fields, *others), remove=edits.remove), signed.signing
 
     async def _evidence(self, envelope: Envelope, message: Message, author: Author | NoAuthor) -> Evidence:
         """Everything the checks find. Our own users are not judged: their mail comes from where they are."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.auth.results import Evidence
+from gateway.auth.results import Evidence, Signing
 from gateway.mail.edits import NO_EDITS, Edits
 from gateway.mail.envelope import Envelope
 from gateway.mail.message import Message
@@ -40,6 +40,8 @@ class Verdict:
         reply: what to tell the client; for ACCEPT and QUARANTINE None: the reply is downstream's own.
         edits: what to change in the message that is handed on; the same for every listener.
         evidence: what it rests on.
+        signing: our own signatures, which are among the edits; None where it was not asked for: a stranger's message, a
+            message that is not handed on, or no keys.
     """
 
     disposition: Disposition
@@ -48,6 +50,7 @@ class Verdict:
     reply: Reply | None = None
     edits: Edits = NO_EDITS
     evidence: Evidence = field(default_factory=Evidence)
+    signing: Signing | None = None
 
     def __post_init__(self) -> None:
         """A refusal has a reply of its own class."""

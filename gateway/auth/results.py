@@ -289,3 +289,34 @@ class Evidence:
     dmarc: DmarcResult | None = None
     iprev: IprevResult | None = None
     sender_domain: SenderDomain = SenderDomain.NOT_CHECKED
+
+
+class NotSigned(StrEnum):
+    """Why a message of our own leaves without a signature of ours."""
+
+    NO_AUTHOR = "no-author"  # From does not name exactly one author (RFC 5322 §3.6.2)
+    NO_KEY = "no-key"  # the author's domain is not ours, or has no key
+    AMBIGUOUS = "ambiguous"  # a form that the next server may mend, which would break the signature
+    NOT_PROVEN = "not-proven"  # it came in from outside, in this author's name but without proof
+    ALREADY_SIGNED = "already-signed"  # it bears a good signature of each of our keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeSignature:
+    """One signature of ours; `domain` and `selector` are the operator's own names."""
+
+    domain: str
+    selector: str
+    algorithm: str
+
+    def __str__(self) -> str:
+        """What operators know the key by: `example.net/2026a`."""
+        return f"{self.domain}/{self.selector}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signing:
+    """What became of signing a message of our own: the signatures, or why there are none."""
+
+    made: tuple[MadeSignature, ...] = ()
+    reason: NotSigned | None = None

@@ -185,13 +185,14 @@ def policy_check(
 
 def _exit_with(run: Callable[[], int]) -> NoReturn:
     """Run a command; what the operator can mend is said on standard error, without a traceback."""
+    from gateway.auth.dkim.key_table import KeyTableError
     from gateway.cli.errors import UsageFault
     from gateway.ops.config.faults import ConfigError
     from gateway.policy import RuleError
 
     try:
         status = run()
-    except (UsageFault, ConfigError, RuleError) as error:
+    except (UsageFault, ConfigError, RuleError, KeyTableError) as error:
         print(error, file=sys.stderr)
         status = USAGE_STATUS
     except BrokenPipeError:  # `gateway check … | head`

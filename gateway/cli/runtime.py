@@ -11,15 +11,24 @@ import structlog
 from pydantic import BaseModel
 
 from gateway import __version__
+from gateway.auth.dkim.key_table import KeyTable, KeyTableError, load_key_table
 from gateway.cli.doors import Door, Parts, build_doors
 from gateway.cli.errors import UsageFault
-from gateway.cli.wiring import Judging, Observers, build_engine, build_resolver, resolver_addresses
+from gateway.cli.wiring import (
+    Judging,
+    Observers,
+    build_engine,
+    build_resolver,
+    build_signer,
+    resolver_addresses,
+)
 from gateway.dns.stub import StubResolver, Validation
 from gateway.engine import Judged
 from gateway.listeners.http import Readiness
 from gateway.mail.author import Author
 from gateway.ops.config import Settings
 from gateway.ops.config.faults import ConfigError
+from gateway.ops.config.files import signing_entry
 from gateway.ops.config.load import Loaded, load_config
 from gateway.ops.health import Health
 from gateway.ops.log import judged_event
@@ -28,7 +37,21 @@ from gateway.policy import RuleError, RuleSet, load_rules
 DRAIN_S: Final = 30.0
 """What is in flight has so long to end; systemd's own limit is 90."""
 
-_RELOADED: Final = frozenset({"policy.rules"})
+_RELOADED: Final = frozenset({"policy.rules", "signing"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that was read from files: what a run begins with, or goes on with after SIGHUP."""
+
+    loaded: Loaded
+    rules: RuleSet
+    keys: KeyTable
+
+    @property
+    def settings(self) -> Settings:
+        """The config."""
+        return self.loaded.settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,27 +61,33 @@ class Source:
     config: Path
     environ: Mapping[str, str]
 
-    def read(self) -> tuple[Loaded, RuleSet]:
-        """Read the config, the rules and all other files that it names.
+    def read(self) -> Inputs:
+        """Read the config, the rules, the keys and all other files that it names.
 
         Raises:
-            ConfigError, RuleError: with every fault.
+            ConfigError, RuleError, KeyTableError: with every fault.
         """
         loaded = load_config(self.config, self.environ)
-        return loaded, load_rules(loaded.settings.policy.rules)
+        settings = loaded.settings
+        return Inputs(
+            loaded=loaded,
+            rules=load_rules(settings.policy.rules),
+            keys=load_key_table(map(signing_entry, settings.signing)),
+        )
 
 
 class Runtime:
     """Everything that runs in the process: build it and use it on one event loop."""
 
-    def __init__(self, settings: Settings, rules: RuleSet) -> None:
+    def __init__(self, inputs: Inputs) -> None:
+        settings = inputs.settings
         self.settings: Final = settings
         self.health: Final = Health()
         self.resolver: Final = build_resolver(settings.dns, Observers(dns=self.health.dns))
         self.engine: Final = build_engine(
             Judging(
                 resolver=self.resolver,
-                rules=rules,
+                rules=inputs.rules,
                 authserv_id=settings.authserv_id,
                 dns=settings.dns,
                 policy=settings.policy,
@@ -66,6 +95,7 @@ class Runtime:
             ),
             Observers(judged=self._judged),
         )
+        self.engine.signer = build_signer(inputs.keys)
         self._draining = False
         self._doors: list[Door] = []
         self._log = structlog.get_logger().bind()
@@ -99,6 +129,7 @@ class Runtime:
             authserv_id=settings.authserv_id,
             rules=rules.name,
             mode=rules.mode,
+            keys=self.engine.signer.keys.names if self.engine.signer else (),
         )
         for listener, address in self.doors():
             self._log.info("listener.ready", listener=listener, address=address)
@@ -153,22 +184,24 @@ class Runtime:
             yield lambda: Readiness("dns", *self.health.dns_state())
 
     async def reload(self, source: Source) -> None:
-        """Read config, rules and certificates again; where anything in them is faulty, everything stays as it is."""
+        """Read config, rules, keys and certificates again; where anything in them is faulty, everything stays as it is."""
         try:
-            loaded, rules = await asyncio.to_thread(source.read)
+            inputs = await asyncio.to_thread(source.read)
             for door in self._doors:
                 door.reload()
-        except (ConfigError, RuleError) as error:
+        except (ConfigError, RuleError, KeyTableError) as error:
             self._refuse_reload([str(fault) for fault in error.faults])
         except OSError as error:
             self._refuse_reload([f"certificate or key: {error}"])
         else:
+            rules = inputs.rules
             self.engine.rules = rules
+            self.engine.signer = build_signer(inputs.keys)
             self.health.reloaded(ok=True)
-            for warning in loaded.warnings:
+            for warning in inputs.loaded.warnings:
                 self._log.warning("config.warning", fault=warning)
-            self._log.info("config.reloaded", rules=rules.name, mode=rules.mode)
-            if changed := changed_keys(self.settings, loaded.settings) - _RELOADED:
+            self._log.info("config.reloaded", rules=rules.name, mode=rules.mode, keys=inputs.keys.names)
+            if changed := changed_keys(self.settings, inputs.settings) - _RELOADED:
                 self._log.warning("config.restart-needed", keys=sorted(changed))
 
     def _refuse_reload(self, faults: list[str]) -> None:

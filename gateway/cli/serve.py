@@ -11,10 +11,8 @@ from typing import Final
 import structlog
 import uvloop
 
-from gateway.cli.runtime import Runtime, Source
-from gateway.ops.config.load import Loaded
+from gateway.cli.runtime import Inputs, Runtime, Source
 from gateway.ops.log import set_up_logging
-from gateway.policy import RuleSet
 
 _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -23,26 +21,26 @@ def run_server(config: Path) -> int:
     """Run until a signal ends it; 0 where everything in flight came to its end.
 
     Raises:
-        ConfigError, RuleError: the config or the rules cannot be used.
+        ConfigError, RuleError, KeyTableError: the config, the rules or the keys cannot be used.
         UsageFault: a listener cannot be opened.
     """
     source = Source(config=config, environ=dict(os.environ))
-    loaded, rules = source.read()
-    set_up_logging(loaded.settings.log)
-    for warning in loaded.warnings:
+    inputs = source.read()
+    set_up_logging(inputs.settings.log)
+    for warning in inputs.loaded.warnings:
         structlog.get_logger().warning("config.warning", fault=warning)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(source, loaded, rules))
+        return runner.run(_serve(source, inputs))
 
 
-async def _serve(source: Source, loaded: Loaded, rules: RuleSet) -> int:
+async def _serve(source: Source, inputs: Inputs) -> int:
     loop = asyncio.get_running_loop()
     stop, again = asyncio.Event(), asyncio.Event()
 
     def ask_to_stop() -> None:
         (again if stop.is_set() else stop).set()
 
-    runtime = Runtime(loaded.settings, rules)
+    runtime = Runtime(inputs)
     tasks: set[asyncio.Task[None]] = set()
 
     def reload() -> None:

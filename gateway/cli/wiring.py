@@ -7,6 +7,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from gateway.auth.dkim.key_table import KeyTable
+from gateway.auth.dkim.sign import Signer
 from gateway.dns.cache import CacheLimits
 from gateway.dns.stub import DnsObservation, StubOptions, StubResolver
 from gateway.dns.zone import ZoneResolver
@@ -102,3 +104,8 @@ def build_engine(parts: Judging, observers: Observers = NOBODY, *, client_known:
         observe=observers.judged,
         clock=parts.clock,
     )
+
+
+def build_signer(keys: KeyTable) -> Signer | None:
+    """The signer with these keys; None where there are none, and nothing is signed."""
+    return Signer(keys) if keys.keys else None

@@ -1,6 +1,6 @@
 """What the gateway changes in a message: fields put on top, fields taken out. Nothing else is ever touched."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,6 +42,35 @@ class Edits:
 
 
 NO_EDITS: Final = Edits()
+
+
+class EditedHeader:
+    """The header section of a message as it will be handed on; nothing is copied before it is asked for."""
+
+    def __init__(self, message: Message, edits: Edits) -> None:
+        self._message = message
+        self._removed = edits.remove
+        self._new: dict[bytes, list[NewField]] = {}
+        for new in edits.prepend:
+            self._new.setdefault(new.name.lower().encode(), []).append(new)
+
+    def named(self, key: bytes) -> list[bytes]:
+        """Every field of this name, whole, top first. `key` is in lower case."""
+        message, removed = self._message, self._removed
+        kept = [
+            message.field_bytes(message.fields[position])
+            for position in message.positions(key)
+            if position not in removed
+        ]
+        new = self._new.get(key)
+        return [*(one.to_bytes() for one in new), *kept] if new else kept
+
+    def touches(self, keys: Collection[bytes]) -> bool:
+        """Whether a field of one of these names is put in or taken out."""
+        fields = self._message.fields
+        return any(key in self._new for key in keys) or any(
+            fields[position].key in keys for position in self._removed
+        )
 
 
 def apply_edits(message: Message, edits: Edits) -> Iterator[memoryview | bytes]:

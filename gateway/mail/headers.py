@@ -63,6 +63,29 @@ def comment(text: str) -> str:
     return f"({clean(text).translate(_COMMENT_DELIMITERS)})"
 
 
+def break_text(text: str, *, after: str = "") -> list[str]:
+    """Cut one long word into pieces that each fill a line of their own: behind `after`, or, without it, anywhere.
+
+    Only for text in which the white space of folding means nothing: base64, a colon-separated list. What has nowhere to
+    be cut stays whole.
+    """
+    width = FOLD_AT - len(INDENT)
+    if not after:
+        return [text[start : start + width] for start in range(0, len(text), width)]
+    pieces: list[str] = []
+    start = 0
+    while len(text) - start > width:
+        end = text.rfind(after, start, start + width) + len(after)
+        if end < start + len(after):  # one word fills more than the line
+            end = text.find(after, start + width) + len(after)
+            if end < start + len(after):
+                break
+        pieces.append(text[start:end])
+        start = end
+    pieces.append(text[start:])
+    return pieces
+
+
 def fold_field(name: str, *lines: Sequence[str]) -> NewField:
     """Write a field from pieces that must not be broken, folded before the piece that would pass column 78.
 

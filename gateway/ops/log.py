@@ -88,7 +88,7 @@ def judged_event(
 
     Absent is None: not asked, or not there. Peer text is as received; the log's set-up escapes it.
     """
-    session, evidence = envelope.session, verdict.evidence
+    session, evidence, signing = envelope.session, verdict.evidence, verdict.signing
     spf, spf_helo, dmarc, iprev = evidence.spf, evidence.spf_helo, evidence.dmarc, evidence.iprev
     return {
         "id": envelope.id,
@@ -107,6 +107,8 @@ def judged_event(
         "dmarc": dmarc.status if dmarc else None,
         "dmarc_policy": dmarc.requested if dmarc and dmarc.record else None,
         "iprev": iprev.status if iprev else None,
+        "signed": [str(one) for one in signing.made] if signing else [],
+        "not_signed": signing.reason if signing else None,
         "problems": sorted(problems(evidence)),
         "size": message_size,
         "ms": round(seconds * 1_000, 1),

@@ -65,6 +65,8 @@ class Metrics(Collector):
             "requested",
             "applied",
         )
+        self._signatures = Tally("signatures", "DKIM signatures of ours.", "domain", "algorithm")
+        self._unsigned = Tally("unsigned_messages", "Own messages handed on without one, and why.", "reason")
         self._queries = Tally("dns_queries", "DNS questions of the checks.", "type", "outcome", "cached")
         self._query_seconds = Spread(
             "dns_query_duration_seconds", "DNS questions put to a server.", _QUERY_SECONDS, "type"
@@ -99,6 +101,8 @@ class Metrics(Collector):
             self._messages,
             self._results,
             self._policies,
+            self._signatures,
+            self._unsigned,
             self._queries,
             self._replies,
             self._failures,
@@ -161,6 +165,11 @@ class Metrics(Collector):
                 self._results.add(labels)
             if dmarc is not None and dmarc.record is not None:
                 self._policies.add((dmarc.requested, dmarc.applied))
+            if verdict.signing is not None:
+                for made in verdict.signing.made:
+                    self._signatures.add((made.domain, made.algorithm))
+                if verdict.signing.reason is not None:
+                    self._unsigned.add((verdict.signing.reason,))
             if verdict.rule == Problem.INTERNAL:
                 self._faults.add()
 

@@ -30,7 +30,7 @@ _MAX_RSA_EXPONENT: Final = (
     2**32
 )  # an exponent as long as the modulus makes each verification a hundred times dearer
 _ED25519_BYTES: Final = 32
-_ED25519_BITS: Final = 256
+ED25519_BITS: Final = 256
 _CACHED_KEYS: Final = 2048
 
 _PADDING: Final = PKCS1v15()
@@ -157,7 +157,7 @@ def _load(key_type: KeyType, data: bytes) -> tuple[RSAPublicKey | Ed25519PublicK
         case KeyType.ED25519:
             if len(data) != _ED25519_BYTES:
                 raise DkimError(Problem.DKIM_KEY_SYNTAX, "an Ed25519 key is 32 bytes")
-            return Ed25519PublicKey.from_public_bytes(data), _ED25519_BITS
+            return Ed25519PublicKey.from_public_bytes(data), ED25519_BITS
 
 
 def _load_rsa(data: bytes) -> RSAPublicKey:

@@ -5,7 +5,7 @@ A gateway that starts with a certificate whose key does not match refuses every 
 
 import ssl
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +14,9 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from gateway.auth.dkim.key_table import KeyFault, KeyTableError, SigningEntry, load_key_table
 from gateway.dns.zone import ZoneError, ZoneResolver
-from gateway.ops.config.models import DnsSettings, InboundSettings, PolicySettings
+from gateway.ops.config.models import DnsSettings, InboundSettings, PolicySettings, SigningSettings
 from gateway.policy import RuleError, load_rules
 
 
@@ -28,6 +29,8 @@ class FileFault:
     what: str
     remedy: str = ""
     is_warning: bool = False
+    index: int | None = None
+    """Which one of a section that stands several times: `[[signing]]`."""
     file: str = ""
     """The file to blame where it is not the config: the zone or rule file."""
 
@@ -55,6 +58,37 @@ def check_rules(policy: PolicySettings) -> Iterator[FileFault]:
         for fault in error.faults:
             named = f"{fault.place} = {fault.value}" if fault.value else fault.place
             yield FileFault(section="policy", key="rules", what=f"{named}: {fault.remedy}", file=fault.file)
+
+
+def signing_entry(signing: SigningSettings) -> SigningEntry:
+    """The key that one `[[signing]]` section names."""
+    return SigningEntry(
+        domain=signing.domain,
+        selector=signing.selector,
+        key_path=signing.key,
+        subdomains=signing.subdomains,
+        expires_after_s=signing.expires_after_s,
+    )
+
+
+def check_signing(sections: Sequence[tuple[int, SigningSettings]]) -> Iterator[FileFault]:
+    """Whether each `[[signing]]` section, given with its place in the file, names a key that can sign."""
+    places = [(index, signing_entry(signing)) for index, signing in sections]
+    faults: Sequence[KeyFault] = ()
+    warnings: Sequence[KeyFault] = ()
+    try:
+        warnings = load_key_table(entry for _, entry in places).warnings
+    except KeyTableError as error:
+        faults = error.faults
+    for fault in (*faults, *warnings):
+        yield FileFault(
+            section="signing",
+            index=next(index for index, entry in places if entry is fault.entry),
+            key="key",
+            what=fault.what,
+            remedy=fault.remedy,
+            is_warning=fault in warnings,
+        )
 
 
 def check_tls(inbound: InboundSettings, now: datetime) -> Iterator[FileFault]:

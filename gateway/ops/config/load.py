@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,14 @@ from pydantic import ValidationError
 from gateway.ops.config import files
 from gateway.ops.config.environment import overlay
 from gateway.ops.config.faults import ConfigError, Fault, Location, explain, key_path, shown
-from gateway.ops.config.models import DnsSettings, InboundSettings, PolicySettings, Section, Settings
+from gateway.ops.config.models import (
+    DnsSettings,
+    InboundSettings,
+    PolicySettings,
+    Section,
+    Settings,
+    SigningSettings,
+)
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
@@ -112,13 +120,19 @@ class _Document:
         """The line of a key, or else of the section that it is missing in; None where neither is found."""
         wanted = ".".join(str(step) for step in location if isinstance(step, str))
         parent = wanted.rpartition(".")[0]
+        nth = location[1] if len(location) > 1 and isinstance(location[1], int) else 0
         table, table_line = "", None
+        seen: Counter[str] = Counter()
         for number, line in enumerate(self.text.splitlines(), 1):
             if header := _TABLE.match(line):
                 table = header[1]
-                if table in {wanted, parent}:
+                if table in {wanted, parent} and seen[table] == nth:
                     table_line = number
-            elif (key := _KEY.match(line)) and (f"{table}.{key[1]}" if table else key[1]) == wanted:
+                seen[table] += 1
+                continue
+            key = _KEY.match(line)
+            named = key and (f"{table}.{key[1]}" if table else key[1])
+            if named == wanted and (not table or seen[table] == nth + 1):
                 return number
         return table_line
 
@@ -199,7 +213,8 @@ class _Report:
 
     def about_file(self, found: files.FileFault, merged: Mapping[str, Any]) -> Fault:
         """A fault of a file that the config names."""
-        location: Location = (found.section, found.key)
+        place = () if found.index is None else (found.index,)
+        location: Location = (found.section, *place, found.key)
         if not found.file:
             return self._fault(location, _find(merged, location), found.what, found.remedy)
         return Fault(source=found.file, key="", what=found.what, remedy=found.remedy)
@@ -229,9 +244,24 @@ def _check_files(
     inbound = settings.inbound if settings else _section(InboundSettings, merged.get("inbound"), context)
     if inbound is not None:
         yield from files.check_tls(inbound, now)
+    yield from files.check_signing(list(_signing(settings, merged, context)))
     policy = settings.policy if settings else _section(PolicySettings, merged.get("policy", {}), context)
     if policy is not None:
         yield from files.check_rules(policy)
+
+
+def _signing(
+    settings: Settings | None, merged: Mapping[str, Any], context: Mapping[str, object]
+) -> Iterator[tuple[int, SigningSettings]]:
+    """Each `[[signing]]` section that is itself in order, with its place."""
+    if settings is not None:
+        yield from enumerate(settings.signing)
+        return
+    given = merged.get("signing")
+    for index, one in enumerate(given if isinstance(given, list) else ()):
+        section = _section(SigningSettings, one, context)
+        if section is not None:
+            yield index, section
 
 
 def _section(model: type[S], given: object, context: Mapping[str, object]) -> S | None:

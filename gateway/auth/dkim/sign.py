@@ -1,0 +1,207 @@
+"""Signing what leaves (RFC 6376 §5): our domain puts its name to the mail of its own users, and to nobody else's.
+
+A signature is made over the message as it will be handed on, our own edits included. All keys of the author's domain
+sign side by side (RSA for everybody, Ed25519 for those who know it: RFC 8463); body and header are hashed once for all.
+"""
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from gateway.auth.dkim.canonical import CRLF, Canonicalization, canonical_field
+from gateway.auth.dkim.content import SignedContent, verify_signature
+from gateway.auth.dkim.key_table import KeyTable, SigningKey
+from gateway.auth.dkim.signature import Signature, parse_signature
+from gateway.auth.dkim.tags import DkimError
+from gateway.auth.dkim.verify import MAX_SIGNATURES, SIGNATURE_FIELD
+from gateway.auth.results import MadeSignature, NotSigned, Signing
+from gateway.mail.author import Author, NoAuthor
+from gateway.mail.edits import EditedHeader, Edits, NewField
+from gateway.mail.headers import break_text, fold_field
+from gateway.mail.message import AMBIGUOUS, Message
+
+FIELD_NAME: Final = "DKIM-Signature"
+
+ALWAYS_SIGNED: Final = (
+    b"from",
+    b"to",
+    b"cc",
+    b"subject",
+    b"reply-to",
+    b"in-reply-to",
+    b"references",
+    b"mime-version",
+    b"content-type",
+    b"content-transfer-encoding",
+)
+"""Signed once more than they occur, 0 times included (RFC 6376 §5.4.2): whoever adds one breaks the signature.
+
+With these a stranger who got hold of one signed message could make it say another thing, or have it answered to
+another address. No honest relay adds any of them: see decision 9.
+"""
+
+SIGNED_IF_PRESENT: Final = (
+    b"date",
+    b"message-id",
+    b"list-id",
+    b"list-unsubscribe",
+    b"list-unsubscribe-post",
+    b"list-help",
+    b"list-subscribe",
+    b"list-post",
+    b"list-owner",
+    b"list-archive",
+)
+"""Likewise, but only where there is one: mail servers add a missing Date and Message-ID, mailing lists their own fields.
+
+RFC 8058 §4 asks that both fields of one-click unsubscribing be signed.
+"""
+
+_RELAXED: Final = Canonicalization.RELAXED
+_LISTINGS: Final = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """The fields to put in, in the order in which they are to stand, and what is said of them in logs and metrics."""
+
+    fields: tuple[NewField, ...] = ()
+    signing: Signing
+
+
+class Signer:
+    """Signs with the keys of one table. It holds no state of any message.
+
+    Attributes:
+        keys: the table; a reload makes a new signer.
+    """
+
+    def __init__(self, keys: KeyTable) -> None:
+        self.keys: Final = keys
+
+    def sign(self, message: Message, author: Author | NoAuthor, edits: Edits, *, now: float) -> Signed:
+        """Sign a message of our own users or hosts: that it is one, the caller must know.
+
+        Args:
+            message: as received.
+            author: what `find_author` said of it.
+            edits: all else that will be changed in it.
+            now: seconds since 1970.
+        """
+        if isinstance(author, NoAuthor):
+            return _unsigned(NotSigned.NO_AUTHOR)
+        domain = author.mailbox.domain
+        keys = self.keys.keys_for(domain)
+        if not keys:
+            return _unsigned(NotSigned.NO_KEY)
+        if message.defects & AMBIGUOUS:
+            return _unsigned(NotSigned.AMBIGUOUS)
+        if _came_unproven(message, edits, domain):
+            return _unsigned(NotSigned.NOT_PROVEN)
+        content = SignedContent(message, ())
+        header = EditedHeader(message, edits)
+        if message.positions(SIGNATURE_FIELD):
+            there = set(_good_signatures(message, content, header, keys, now))
+            keys = tuple(key for key in keys if key.name not in there)
+            if not keys:
+                return _unsigned(NotSigned.ALREADY_SIGNED)
+        fields = tuple(_make_signatures(content, header, keys, int(now)))
+        made = tuple(
+            MadeSignature(domain=key.domain, selector=key.selector, algorithm=key.algorithm) for key in keys
+        )
+        return Signed(fields=fields, signing=Signing(made=made))
+
+
+def _unsigned(reason: NotSigned) -> Signed:
+    return Signed(signing=Signing(reason=reason))
+
+
+def _make_signatures(
+    content: SignedContent, header: EditedHeader, keys: tuple[SigningKey, ...], now: int
+) -> Iterator[NewField]:
+    names, fields = _signed_fields(header)
+    listing = _listing(names)
+    body_hash = b64encode(content.body(_RELAXED).whole).decode()
+    header_hash = hashlib.sha256(b"".join(fields))
+    for key in keys:
+        tags = ["v=1;", f"a={key.algorithm};", "c=relaxed/relaxed;", f"d={key.domain};", f"s={key.selector};"]
+        tags.append(f"t={now};")
+        if key.expires_after_s is not None:
+            tags.append(f"x={now + key.expires_after_s};")
+        lines = (tags, *([piece] for piece in listing), [f"bh={body_hash};"])
+        # RFC 6376 §3.7: the field itself is hashed last, with b= empty and without its final CRLF. Whether b= then begins
+        # a line is the same to the relaxed form.
+        own = canonical_field(fold_field(FIELD_NAME, *lines, ["b="]).to_bytes(), _RELAXED)
+        digest = header_hash.copy()
+        digest.update(own.removesuffix(CRLF))
+        signature = b64encode(key.sign(digest.digest())).decode()
+        yield fold_field(FIELD_NAME, *lines, *([piece] for piece in break_text(f"b={signature}")))
+
+
+def _signed_fields(header: EditedHeader) -> tuple[tuple[bytes, ...], list[bytes]]:
+    """What stands in `h=`, and what is hashed for it: of each name the lowest first (RFC 6376 §5.4.2)."""
+    names: list[bytes] = []
+    fields: list[bytes] = []
+    for always, keys in ((True, ALWAYS_SIGNED), (False, SIGNED_IF_PRESENT)):
+        for key in keys:
+            found = header.named(key)
+            if found or always:
+                names += (key,) * (len(found) + 1)
+                fields += (canonical_field(field, _RELAXED) for field in reversed(found))
+    return tuple(names), fields
+
+
+@lru_cache(maxsize=_LISTINGS)
+def _listing(names: tuple[bytes, ...]) -> tuple[str, ...]:
+    """`h=`, line by line: most messages of a domain have the same fields."""
+    return tuple(break_text(f"h={b':'.join(names).decode()};", after=":"))
+
+
+def _came_unproven(message: Message, edits: Edits, author_domain: str) -> bool:
+    """Whether our own stamp says that it came in from outside, for this author, and DMARC did not pass.
+
+    An alias or a list hands such mail out again through the relay or `sendmail`, and there it looks like our own: signed,
+    what pretended to be us at our front door would leave by the back door as proven. Where a list has put its own address
+    into From, the stamp speaks of another author.
+    """
+    asked = f"header.from={author_domain}".encode()
+    for position in message.positions(b"authentication-results"):
+        if position not in edits.remove:
+            continue  # another's word; ours is always taken out before a new one is put in
+        for result in message.unfolded(message.fields[position]).lower().split(b";"):
+            words = result.split()
+            if words and words[0].startswith(b"dmarc=") and words[0] != b"dmarc=pass" and asked in words:
+                return True
+    return False
+
+
+def _good_signatures(
+    message: Message,
+    content: SignedContent,
+    header: EditedHeader,
+    keys: tuple[SigningKey, ...],
+    now: float,
+) -> Iterator[str]:
+    """The names of those keys whose good signature the message bears: submission has signed it, say, before the relay.
+
+    One that only looks like ours, or that was broken since, does not count.
+    """
+    by_name = {key.name: key for key in keys}
+    for position in message.positions(SIGNATURE_FIELD)[:MAX_SIGNATURES]:
+        signature = _read(message, position)
+        key = by_name.get(f"{signature.domain}/{signature.selector}") if signature else None
+        if signature is None or key is None or header.touches({*signature.signed_fields, SIGNATURE_FIELD}):
+            continue
+        problem = signature.problem_at(now) or verify_signature(content, position, signature, key.record)
+        if problem is None:
+            yield key.name
+
+
+def _read(message: Message, position: int) -> Signature | None:
+    try:
+        return parse_signature(message.value(message.fields[position]))
+    except DkimError:
+        return None
