@@ -13,6 +13,7 @@ from gateway.listeners.milter import MilterListener, MilterUnavailableError
 from gateway.listeners.smtp import SmtpListener
 from gateway.ops.config import HostPort, HttpSettings, InboundSettings, MilterSettings, Settings
 from gateway.ops.health import Health
+from gateway.tlspolicy.decide import Decider
 
 _REMEDIES: Final = {
     errno.EADDRINUSE: "another program listens there; `ss -ltnp` names it",
@@ -24,12 +25,13 @@ _REMEDIES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the doors are built from; one of each in a process."""
+    """What the doors are built from; one of each in a process. `decider`: where mail leaves by us or by our word."""
 
     settings: Settings
     engine: Engine
     health: Health
     readiness: tuple[Callable[[], Readiness], ...]
+    decider: Decider | None = None
 
 
 async def _nothing(_deadline_s: float) -> None:

@@ -17,6 +17,7 @@ from gateway.cli.errors import UsageFault
 from gateway.cli.wiring import (
     Judging,
     Observers,
+    build_decider,
     build_engine,
     build_resolver,
     build_signer,
@@ -96,6 +97,8 @@ class Runtime:
             Observers(judged=self._judged),
         )
         self.engine.signer = build_signer(inputs.keys)
+        asks = settings.outbound is not None or settings.tls_policy is not None
+        self.decider: Final = build_decider(settings, self.resolver) if asks else None
         self._draining = False
         self._doors: list[Door] = []
         self._log = structlog.get_logger().bind()
@@ -114,6 +117,7 @@ class Runtime:
             engine=self.engine,
             health=self.health,
             readiness=(self._doors_state, *self._dependencies()),
+            decider=self.decider,
         )
         try:
             for door in build_doors(parts):

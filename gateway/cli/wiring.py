@@ -1,7 +1,7 @@
-"""From settings to the parts that judge: resolver and engine. `serve` and `check` build them in the same way."""
+"""From settings to the parts that judge and decide: resolver, engine, TLS policies. `serve` and the commands build them in the same way."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,14 +10,17 @@ from typing import Final
 from gateway.auth.dkim.key_table import KeyTable
 from gateway.auth.dkim.sign import Signer
 from gateway.dns.cache import CacheLimits
-from gateway.dns.stub import DnsObservation, StubOptions, StubResolver
+from gateway.dns.stub import DnsObservation, StubOptions, StubResolver, Validation
 from gateway.dns.zone import ZoneResolver
 from gateway.engine import Engine, EngineOptions, Judged, OnError
-from gateway.ops.config import DkimSettings, DnsSettings, PolicySettings
+from gateway.ops.config import DkimSettings, DnsSettings, PolicySettings, Settings
 from gateway.policy import RuleSet
+from gateway.tlspolicy.dane import ValidationWatch
+from gateway.tlspolicy.decide import Decider, DeciderOptions, StsSource
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 LOOPBACK: Final = "127.0.0.1"
+SMTP_PORT: Final = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,3 +112,28 @@ def build_engine(parts: Judging, observers: Observers = NOBODY, *, client_known:
 def build_signer(keys: KeyTable) -> Signer | None:
     """The signer with these keys; None where there are none, and nothing is signed."""
     return Signer(keys) if keys.keys else None
+
+
+def build_decider(
+    settings: Settings, resolver: StubResolver | ZoneResolver, sts: StsSource | None = None
+) -> Decider:
+    """What decides about outbound TLS. `sts`: where MTA-STS policies come from; None: nowhere."""
+    tls, outbound = settings.outbound_tls, settings.outbound
+    return Decider(
+        resolver,
+        sts=sts,
+        dane=ValidationWatch(_check_of(resolver)) if tls.dane else None,
+        options=DeciderOptions(
+            overrides=tls.overrides, port=SMTP_PORT if outbound is None else outbound.remote_port
+        ),
+    )
+
+
+def _check_of(resolver: StubResolver | ZoneResolver) -> Callable[[], Awaitable[Validation]]:
+    if isinstance(resolver, StubResolver):
+        return resolver.check_validating
+
+    async def as_written() -> Validation:  # a zone text says itself what is secure
+        return Validation.YES
+
+    return as_written

@@ -98,7 +98,8 @@ class Route:
         domain: in A-labels, lower case; an address literal keeps its brackets.
         hosts: in the order of preference, equal ones as they came; at least one.
         implicit: no MX record, so the domain itself is the host.
-        secure: the MX answer (or its absence, where `implicit`) was validated by DNSSEC.
+        secure: the MX answer (or its absence, where `implicit`) was validated by DNSSEC, the CNAMEs that led there included.
+        alias_of: the name at which the answer stands, where a CNAME led from `domain` to it.
         ttl: seconds for which it may be kept.
     """
 
@@ -106,6 +107,7 @@ class Route:
     hosts: tuple[MxHost, ...]
     implicit: bool = False
     secure: bool = False
+    alias_of: str | None = None
     ttl: int = 0
 
 
@@ -145,6 +147,7 @@ class HostPolicy:
         tlsa: the usable records (usage 2 and 3).
         problem: not None: nothing may be delivered to this host now (where `is_enforced`).
         failure: what that is reported as.
+        note: what is wrong with this host's records without forbidding delivery, for people.
     """
 
     host: MxHost
@@ -156,6 +159,7 @@ class HostPolicy:
     tlsa: tuple[Tlsa, ...] = ()
     problem: TlsProblem | None = None
     failure: FailureType | None = None
+    note: TlsProblem | None = None
 
 
 class TlsLevel(StrEnum):
