@@ -26,6 +26,8 @@ PATH="$PATH:/usr/sbin:/sbin"
 for pair in $wanted; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
+# Debian keeps PostgreSQL's server out of PATH
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -e /usr/include/libmilter/mfapi.h ] || missing="$missing libmilter-dev"
 "$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 "$python" -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||

@@ -4,7 +4,7 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.cli.errors import UsageFault
 from gateway.engine import Engine
@@ -14,6 +14,9 @@ from gateway.listeners.smtp import SmtpListener
 from gateway.ops.config import HostPort, HttpSettings, InboundSettings, MilterSettings, Settings
 from gateway.ops.health import Health
 from gateway.tlspolicy.decide import Decider
+
+if TYPE_CHECKING:
+    from gateway.store import Store
 
 _REMEDIES: Final = {
     errno.EADDRINUSE: "another program listens there; `ss -ltnp` names it",
@@ -30,6 +33,7 @@ class Parts:
     settings: Settings
     engine: Engine
     health: Health
+    store: "Store | None"
     readiness: tuple[Callable[[], Readiness], ...]
     decider: Decider | None = None
 

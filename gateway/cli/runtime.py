@@ -4,8 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from pydantic import BaseModel
@@ -28,15 +29,22 @@ from gateway.engine import Judged
 from gateway.listeners.http import Readiness
 from gateway.mail.author import Author
 from gateway.ops.config import Settings
-from gateway.ops.config.faults import ConfigError
+from gateway.ops.config.faults import ConfigError, shown
 from gateway.ops.config.files import signing_entry
 from gateway.ops.config.load import Loaded, load_config
 from gateway.ops.health import Health
 from gateway.ops.log import judged_event
+from gateway.ops.text import printable
 from gateway.policy import RuleError, RuleSet, load_rules
+
+if TYPE_CHECKING:
+    from gateway.store import Store
 
 DRAIN_S: Final = 30.0
 """What is in flight has so long to end; systemd's own limit is 90."""
+
+STORE_FLUSH_S: Final = 5.0
+"""What waits for the store has so long to be written at the end."""
 
 _RELOADED: Final = frozenset({"policy.rules", "signing"})
 
@@ -99,6 +107,7 @@ class Runtime:
         self.engine.signer = build_signer(inputs.keys)
         asks = settings.outbound is not None or settings.tls_policy is not None
         self.decider: Final = build_decider(settings, self.resolver) if asks else None
+        self.store: Store | None = None
         self._draining = False
         self._doors: list[Door] = []
         self._log = structlog.get_logger().bind()
@@ -106,20 +115,21 @@ class Runtime:
     # Opening
 
     async def start(self) -> None:
-        """Open every door that the config has.
+        """Open the store and every door that the config has.
 
         Raises:
             UsageFault: one cannot be opened, and what to do; none is open then.
         """
-        settings = self.settings
-        parts = Parts(
-            settings=settings,
-            engine=self.engine,
-            health=self.health,
-            readiness=(self._doors_state, *self._dependencies()),
-            decider=self.decider,
-        )
         try:
+            await self._open_store()
+            parts = Parts(
+                settings=self.settings,
+                engine=self.engine,
+                health=self.health,
+                store=self.store,
+                readiness=(self._doors_state, *self._dependencies()),
+                decider=self.decider,
+            )
             for door in build_doors(parts):
                 self._doors.append(door)
                 await door.open()
@@ -130,13 +140,20 @@ class Runtime:
         self._log.info(
             "gateway.started",
             version=__version__,
-            authserv_id=settings.authserv_id,
+            authserv_id=self.settings.authserv_id,
             rules=rules.name,
             mode=rules.mode,
             keys=self.engine.signer.keys.names if self.engine.signer else (),
         )
         for listener, address in self.doors():
             self._log.info("listener.ready", listener=listener, address=address)
+
+    async def _open_store(self) -> None:
+        self.store = await open_store(self.settings)
+        if self.store is not None:
+            self.store.writer.start()
+            self.health.store_from(self.store.writer)
+            self._log.info("store.ready", store=self.store.name)
 
     def doors(self) -> Iterator[tuple[str, str]]:
         """What listens where."""
@@ -186,6 +203,9 @@ class Runtime:
             yield lambda: Readiness("downstream", *self.health.downstream_state())
         if isinstance(self.resolver, StubResolver):
             yield lambda: Readiness("dns", *self.health.dns_state())
+        if (store := self.store) is not None:
+            # Told, but no reason to send mail elsewhere: a store that is down costs reports only.
+            yield lambda: Readiness("store", ok=True, detail=store.writer.trouble or "no failure lately")
 
     async def reload(self, source: Source) -> None:
         """Read config, rules, keys and certificates again; where anything in them is faulty, everything stays as it is."""
@@ -227,8 +247,27 @@ class Runtime:
         """Close every door, and end what is still open."""
         for door in self._doors:
             await door.close()
+        if self.store is not None:
+            await self.store.close(STORE_FLUSH_S)
         if isinstance(self.resolver, StubResolver):
             await self.resolver.aclose()
+
+
+async def open_store(settings: Settings) -> "Store | None":
+    """The store of `[store]`; None where there is no such section.
+
+    Raises:
+        UsageFault: it cannot be used, and what to do.
+    """
+    if settings.store is None:
+        return None
+    from gateway.store import Store, StoreError
+
+    keep = timedelta(days=settings.store.keep_results_days)
+    try:
+        return await asyncio.to_thread(Store.open, settings.store.url, keep_results=keep)
+    except StoreError as error:
+        raise UsageFault(printable(f"[store] url = {shown('url', settings.store.url)}: {error}")) from error
 
 
 def changed_keys(before: Settings, after: Settings) -> set[str]:

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from threading import Lock
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -41,6 +41,26 @@ class Method(StrEnum):
     IPREV = "iprev"
 
 
+class RowCounts(Protocol):
+    """Rows waiting for the store now; rows written, rows dropped and failed attempts since the start."""
+
+    @property
+    def waiting(self) -> int: ...  # noqa: D102 - the class says it; likewise below
+    @property
+    def written(self) -> int: ...  # noqa: D102
+    @property
+    def dropped(self) -> int: ...  # noqa: D102
+    @property
+    def failures(self) -> int: ...  # noqa: D102
+
+
+class StoreWriter(Protocol):
+    """What the metrics need of the store."""
+
+    @property
+    def counts(self) -> RowCounts: ...  # noqa: D102
+
+
 class Metrics(Collector):
     """All metrics of one gateway, in a registry of their own. Every method is cheap, none raises, any thread may call."""
 
@@ -48,6 +68,7 @@ class Metrics(Collector):
         self.registry: Final = CollectorRegistry()
         self._lock = Lock()
         self._bytes_in_flight: Callable[[], float] = int
+        self._store: StoreWriter | None = None
         self._sessions = Tally("sessions", "Sessions, by how they ended.", "listener", "end")
         self._sessions_open = Tally("sessions_open", "Sessions open now.", "listener")
         self._commands = Tally("commands", "Commands answered, by our reply.", "listener", "verb", "code")
@@ -93,6 +114,8 @@ class Metrics(Collector):
         )
         build.add_metric((__version__, platform.python_version()), 1)
         yield from (*families, in_flight, build)
+        if self._store is not None:
+            yield from _store_families(self._store.counts)
 
     def _counters(self) -> tuple[Tally, ...]:
         return (
@@ -153,6 +176,10 @@ class Metrics(Collector):
         """Take the bytes in flight from their owner, at each scrape."""
         self._bytes_in_flight = read
 
+    def store_from(self, writer: StoreWriter) -> None:
+        """Take the store's counts from their owner, at each scrape."""
+        self._store = writer
+
     # What the engine and the resolver report
 
     def judged(self, verdict: Verdict, envelope: Envelope) -> None:
@@ -205,6 +232,21 @@ def _results(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
         yield Method.DMARC, dmarc.status, dmarc.problem or _NO_PROBLEM
     if iprev is not None:
         yield Method.IPREV, iprev.status, iprev.problem or _NO_PROBLEM
+
+
+def _store_families(counts: RowCounts) -> Iterator[PrometheusMetric]:
+    yield GaugeMetricFamily(
+        "gateway_store_rows_waiting", "Rows that wait to be written to the store.", counts.waiting
+    )
+    rows = CounterMetricFamily(
+        "gateway_store_rows", "Rows for the store, by what became of them.", labels=("outcome",)
+    )
+    rows.add_metric(["written"], counts.written)
+    rows.add_metric(["dropped"], counts.dropped)
+    yield rows
+    yield CounterMetricFamily(
+        "gateway_store_failures", "Times the store could not be written.", counts.failures
+    )
 
 
 def _counter(tally: Tally) -> CounterMetricFamily:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import smtplib
 import socket
@@ -214,3 +215,43 @@ def test_a_bad_config_ends_it_before_anything_is_opened(tmp_path: Path) -> None:
     assert finished.returncode == 2
     assert "environment variable GATEWAY_AUTHSERV_ID: authserv_id" in finished.stderr
     assert "this release runs in one process" in finished.stderr
+
+
+def with_store(served: Served, url: str) -> Path:
+    """The same gateway's config with a store, on other ports."""
+    config = served.config.with_name("stored.toml")
+    text = served.config.read_text()
+    for port in (served.smtp_port, served.http_port):
+        text = text.replace(str(port), str(free_port()))
+    config.write_text(f'{text}[store]\nurl = "{url}"\n')
+    return config
+
+
+def test_a_store_is_opened_and_told_of(served: Served, tmp_path: Path) -> None:
+    config = with_store(served, f"sqlite:///{tmp_path}/gateway.db")
+    assert served.stop() == 0
+    stored = Served(config, 0, int(re.findall(r"127.0.0.1:(\d+)", config.read_text())[0]))
+    try:
+        assert stored.wait_for("store.ready")["store"] == f"sqlite:///{tmp_path}/gateway.db"
+        stored.wait_for("listener.ready", 2)
+        assert json.loads(stored.get("/readyz"))["checks"]["store"]["ok"]
+        assert "gateway_store_rows_waiting 0.0" in stored.get("/metrics")
+        assert stored.stop() == 0
+    finally:
+        stored.process.kill()
+        stored.process.wait()
+
+
+def test_a_store_that_cannot_be_opened_ends_the_start_with_the_remedy(served: Served, tmp_path: Path) -> None:
+    config = with_store(served, f"sqlite:///{tmp_path}/none/gateway.db")
+    finished = subprocess.run(
+        [sys.executable, "-m", "gateway", "serve", "--config", config],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert f"there is no directory {tmp_path}/none; create it: install -d" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert served.stop() == 0

@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -95,6 +96,30 @@ def test_gauges_reloads_and_build() -> None:
     assert samples["gateway_config_reload_total{outcome=refused}"] == 1
     assert samples["gateway_downstream_failures_total{kind=connect}"] == 1
     assert sum(name.startswith("gateway_build_info{") for name in samples) == 1
+
+
+class Counts(NamedTuple):
+    waiting: int = 3
+    written: int = 40
+    dropped: int = 5
+    failures: int = 6
+
+
+class Rows:
+    counts = Counts()
+
+
+def test_the_store_is_told_of_where_there_is_one() -> None:
+    metrics = Metrics()
+    assert not [name for name in scrape(metrics) if "store" in name]
+    metrics.store_from(Rows())
+    samples = {name: value for name, value in scrape(metrics).items() if "store" in name}
+    assert samples == {
+        "gateway_store_rows_waiting{}": 3,
+        "gateway_store_rows_total{outcome=written}": 40,
+        "gateway_store_rows_total{outcome=dropped}": 5,
+        "gateway_store_failures_total{}": 6,
+    }
 
 
 def test_a_bug_that_lets_strangers_into_labels_cannot_fill_the_memory() -> None:

@@ -1,0 +1,291 @@
+"""Rows on their way to the database, by a thread of their own: who adds one never waits for a disk or a network.
+
+The queue is bounded. While the database is down or behind, the oldest rows are dropped and counted: reports lose a few
+sessions, mail loses nothing. After a connection that broke in the middle of a commit, rows may come to stand twice.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Final, NamedTuple
+
+import structlog
+from sqlalchemy import Engine, Table, delete, insert, select
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from gateway.store.engine import explain
+
+_log: Final = structlog.get_logger(__name__)
+
+Row = Mapping[str, object]
+_ROW_FAULTS: Final = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+_CLEANING_PAUSE_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterLimits:
+    """How much waits, and for how long.
+
+    Attributes:
+        max_rows: rows that may wait; then the oldest is dropped for each new one.
+        batch_rows: rows of one transaction.
+        gather_s: how long a row may wait for company.
+        retry_s, max_retry_s: the first and the longest pause after a failure.
+        clean_every_s: how often old rows are deleted, `clean_rows` in one transaction.
+    """
+
+    max_rows: int = 20_000
+    batch_rows: int = 500
+    gather_s: float = 0.5
+    retry_s: float = 0.5
+    max_retry_s: float = 30.0
+    clean_every_s: float = 600.0
+    clean_rows: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Rows of `table` whose `moment` is longer ago than `keep` go."""
+
+    table: Table
+    moment: str
+    keep: timedelta
+
+
+DEFAULT_LIMITS: Final = WriterLimits()
+
+
+class WriterCounts(NamedTuple):
+    """How the writer does: rows waiting now, and since the start rows written, rows dropped, failed attempts."""
+
+    waiting: int
+    written: int
+    dropped: int
+    failures: int
+
+
+class Writer:
+    """One thread that writes; it begins with the first row. Any thread may call.
+
+    Args:
+        engine: the database.
+        retention: what is deleted by age.
+        limits: see there.
+    """
+
+    def __init__(
+        self, engine: Engine, *, retention: Sequence[Retention] = (), limits: WriterLimits = DEFAULT_LIMITS
+    ) -> None:
+        self._engine = engine
+        self._retention = tuple(retention)
+        self._limits = limits
+        self._rows: deque[tuple[Table, Row]] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._ends: float | None = None
+        self._in_work = 0
+        self._written = self._dropped = self._failures = 0
+        self._down: str | None = None
+        self._clean_at = 0.0
+
+    # From outside
+
+    def add(self, table: Table, row: Row) -> None:
+        """Take a row; never blocks, never raises. It is written soon, or dropped and counted.
+
+        Rows of one table have the same keys.
+        """
+        with self._changed:
+            if self._ends is not None:
+                self._dropped += 1
+                return
+            if len(self._rows) >= self._limits.max_rows:
+                self._rows.popleft()
+                self._dropped += 1
+            self._rows.append((table, row))
+            if len(self._rows) in {1, self._limits.batch_rows}:
+                self._changed.notify()
+            if self._thread is None:
+                self.start()
+
+    def start(self) -> None:
+        """Begin without waiting for a first row, so that old ones are deleted."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+                self._thread.start()
+
+    @property
+    def counts(self) -> WriterCounts:
+        """How it does."""
+        with self._changed:
+            return WriterCounts(len(self._rows) + self._in_work, self._written, self._dropped, self._failures)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written now; None where all is well."""
+        return self._down
+
+    def close(self, deadline_s: float) -> bool:
+        """Write what waits, for at most so many seconds; False where rows were left, which are then counted as dropped."""
+        with self._changed:
+            self._ends = time.monotonic() + deadline_s
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(deadline_s + 0.1)
+        with self._changed:
+            left = len(self._rows) + self._in_work
+            self._rows.clear()
+            self._in_work = 0
+            self._dropped += left
+        if left:
+            _log.warning("store.rows-lost", rows=left, reason=self._down or "not written in time")
+        return not left
+
+    # The thread
+
+    def _run(self) -> None:
+        retry_s = self._limits.retry_s
+        while True:
+            batch = self._next_batch()
+            if not batch and self._ends is not None:
+                return
+            try:
+                if batch:
+                    self._write(batch)
+                elif time.monotonic() >= self._clean_at:
+                    self._clean()
+                else:
+                    continue
+            except (DBAPIError, PoolTimeoutError) as error:
+                if not self._wait_out(error, batch, retry_s):
+                    return
+                retry_s = min(retry_s * 2, self._limits.max_retry_s)
+                continue
+            retry_s = self._limits.retry_s
+            self._is_up()
+
+    def _next_batch(self) -> list[tuple[Table, Row]]:
+        """The next rows; none where it is time to clean, or where all is written and we are closing."""
+        limits = self._limits
+        with self._changed:
+            until_clean_s = max(0.0, self._clean_at - time.monotonic())
+            self._changed.wait_for(lambda: self._rows or self._ends is not None, until_clean_s)
+            if self._rows:
+                self._changed.wait_for(
+                    lambda: len(self._rows) >= limits.batch_rows or self._ends is not None, limits.gather_s
+                )
+            size = min(len(self._rows), limits.batch_rows)
+            self._in_work = size
+            return [self._rows.popleft() for _ in range(size)]
+
+    def _write(self, batch: Sequence[tuple[Table, Row]]) -> None:
+        """One transaction; where a row spoils it, one for each row.
+
+        Raises:
+            DBAPIError, PoolTimeoutError: the database cannot be used now; the last `_in_work` of the rows are not written.
+        """
+        try:
+            self._insert(batch)
+        except Exception as error:
+            if _is_the_databases(error):
+                raise
+            self._write_singly(batch)
+        else:
+            self._count(written=len(batch))
+
+    def _write_singly(self, batch: Sequence[tuple[Table, Row]]) -> None:
+        refused: list[tuple[str, Exception]] = []
+        try:
+            for one in batch:
+                try:
+                    self._insert([one])
+                except Exception as error:
+                    if _is_the_databases(error):
+                        raise
+                    refused.append((one[0].name, error))
+                    self._count(dropped=1)
+                else:
+                    self._count(written=1)
+        finally:
+            if refused:
+                table, first = refused[0]
+                _log.error("store.rows-refused", table=table, rows=len(refused), exc_info=first)
+
+    def _insert(self, batch: Sequence[tuple[Table, Row]]) -> None:
+        with self._engine.begin() as connection:
+            for table, rows in _by_table(batch):
+                connection.execute(insert(table), rows)
+
+    def _count(self, *, written: int = 0, dropped: int = 0) -> None:
+        with self._changed:
+            self._written += written
+            self._dropped += dropped
+            self._in_work = max(0, self._in_work - written - dropped)
+
+    def _wait_out(self, error: Exception, batch: list[tuple[Table, Row]], pause_s: float) -> bool:
+        """Put the rows back and wait; False where there is no time left to try again."""
+        reason = str(explain(error))
+        with self._changed:
+            self._failures += 1
+            left = batch[len(batch) - self._in_work :]
+            self._in_work = 0
+            self._rows.extendleft(reversed(left))
+            while len(self._rows) > self._limits.max_rows:
+                self._rows.popleft()
+                self._dropped += 1
+            waiting = len(self._rows)
+            is_news, self._down = self._down is None, reason
+            self._clean_at = max(self._clean_at, time.monotonic() + pause_s)
+        if is_news:
+            _log.warning(
+                "store.down", reason=reason, waiting=waiting, note="mail goes on; rows wait in memory"
+            )
+        with self._changed:
+            if self._ends is None:
+                self._changed.wait_for(lambda: self._ends is not None, pause_s)
+            if self._ends is None:
+                return True
+            left_s = self._ends - time.monotonic()
+            if left_s <= 0:
+                return False
+            self._changed.wait(min(left_s, self._limits.retry_s))
+            return True
+
+    def _is_up(self) -> None:
+        if self._down is not None:
+            self._down = None
+            _log.info("store.up", waiting=self.counts.waiting, dropped=self.counts.dropped)
+
+    def _clean(self) -> None:
+        """Delete what is too old, a little at a time: what has come meanwhile is written first."""
+        for rule in self._retention:
+            if self._delete_some(rule) == self._limits.clean_rows:
+                self._clean_at = time.monotonic() + _CLEANING_PAUSE_S
+                return
+        self._clean_at = time.monotonic() + self._limits.clean_every_s
+
+    def _delete_some(self, rule: Retention) -> int:
+        (key,) = rule.table.primary_key.columns
+        too_old = rule.table.c[rule.moment] < datetime.now(UTC) - rule.keep
+        some = select(key).where(too_old).limit(self._limits.clean_rows)
+        with self._engine.begin() as connection:
+            return connection.execute(delete(rule.table).where(key.in_(some))).rowcount
+
+
+def _is_the_databases(error: Exception) -> bool:
+    """Whether trying again later may help; otherwise it is the row that cannot be stored."""
+    if isinstance(error, PoolTimeoutError):
+        return True
+    return isinstance(error, DBAPIError) and not isinstance(error, _ROW_FAULTS)
+
+
+def _by_table(batch: Sequence[tuple[Table, Row]]) -> Iterator[tuple[Table, list[dict[str, object]]]]:
+    for table, rows in groupby(batch, key=lambda one: one[0]):
+        yield table, [dict(row) for _, row in rows]
