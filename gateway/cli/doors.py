@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.cli.errors import UsageFault
 from gateway.engine import Engine
 from gateway.listeners.http import HttpListener, Readiness
-from gateway.listeners.milter import MilterListener, MilterUnavailableError
+from gateway.listeners.milter import MilterListener, MilterSocket, MilterUnavailableError
 from gateway.listeners.smtp import SmtpListener
 from gateway.ops.config import HostPort, HttpSettings, InboundSettings, MilterSettings, Settings
 from gateway.ops.health import Health
@@ -27,6 +27,24 @@ _REMEDIES: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """Which of several processes this is.
+
+    Attributes:
+        index: from 0; what only one of them may do, the first does.
+        shares_ports: others listen at the same ports.
+        milter_socket: opened before the fork; None: this process opens its own.
+    """
+
+    index: int = 0
+    shares_ports: bool = False
+    milter_socket: MilterSocket | None = None
+
+
+ONLY_WORKER: Final = Worker()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the doors are built from; one of each in a process. `decider`: where mail leaves by us or by our word."""
 
@@ -36,10 +54,34 @@ class Parts:
     store: "Store | None"
     readiness: tuple[Callable[[], Readiness], ...]
     decider: Decider | None = None
+    worker: Worker = ONLY_WORKER
 
 
 async def _nothing(_deadline_s: float) -> None:
     return
+
+
+def open_milter_socket(milter: MilterSettings) -> MilterSocket:
+    """The milter's socket.
+
+    Raises:
+        UsageFault: it cannot be opened, and what to do.
+    """
+    try:
+        return MilterSocket(milter)
+    except MilterUnavailableError as error:
+        raise UsageFault(f"[milter]: {error}") from error
+    except OSError as error:
+        raise cannot_open("[milter] listen", milter.listen, error) from error
+    except Exception as error:  # libmilter's own error class has no base but this
+        raise UsageFault(f"[milter] listen = {milter.listen}: libmilter cannot open it: {error}") from error
+
+
+def cannot_open(key: str, where: str, error: OSError) -> UsageFault:
+    """The fault for a place that cannot be listened at."""
+    remedy = _REMEDIES.get(error.errno or 0)
+    said = f"{key} = {where}: {error.strerror or error}"
+    return UsageFault(f"{said}; {remedy}" if remedy else said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +96,7 @@ class Door:
         addresses: where it is open, as `host:port` or `unix:/path`.
         close: ends everything that is still open.
         drain: takes nothing new and lets what is in flight end by the deadline, in seconds.
+        retire: takes no new clients and lets those who are there go on until they leave, or the deadline.
         reload: reads its certificates again; OSError where they cannot be used, and the old ones stand.
     """
 
@@ -64,6 +107,7 @@ class Door:
     addresses: Callable[[], Iterable[str]]
     close: Callable[[], Awaitable[None]]
     drain: Callable[[float], Awaitable[None]] = _nothing
+    retire: Callable[[float], Awaitable[None]] = _nothing
     reload: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -75,10 +119,7 @@ class Door:
         try:
             await self.start()
         except OSError as error:
-            remedy = _REMEDIES.get(error.errno or 0)
-            reason = error.strerror or str(error)
-            said = f"{self.key} = {self.where}: {reason}"
-            raise UsageFault(f"{said}; {remedy}" if remedy else said) from error
+            raise cannot_open(self.key, self.where, error) from error
 
 
 def build_doors(parts: Parts) -> Iterator[Door]:
@@ -88,7 +129,7 @@ def build_doors(parts: Parts) -> Iterator[Door]:
         yield inbound_door(parts, settings.inbound)
     if settings.milter is not None:
         yield milter_door(parts, settings.milter)
-    if settings.http is not None:
+    if settings.http is not None and not parts.worker.shares_ports:  # else one process serves it for all
         yield http_door(parts, settings.http)
 
 
@@ -112,38 +153,35 @@ def inbound_door(parts: Parts, inbound: InboundSettings) -> Door:
         name="inbound",
         key="[inbound] listen",
         where=", ".join(map(str, inbound.listen)),
-        start=listener.start,
+        start=lambda: listener.start(reuse_port=parts.worker.shares_ports),
         addresses=lambda: (str(HostPort(*where)) for where in listener.addresses),
         close=close,
         drain=listener.drain,
+        retire=listener.retire,
         reload=listener.reload_tls,
     )
 
 
 def milter_door(parts: Parts, milter: MilterSettings) -> Door:
     """The milter."""
-    engine = parts.engine
+    engine, worker = parts.engine, parts.worker
     opened: list[MilterListener] = []
+    own: list[MilterSocket] = []
 
     async def start() -> None:
-        try:
-            listener = MilterListener(
-                milter,
-                judge=engine,
-                observer=parts.health,
-                loop=asyncio.get_running_loop(),
-                asks=lambda stage: engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
-            )
-            listener.bind()
-        except MilterUnavailableError as error:
-            raise UsageFault(f"[milter]: {error}") from error
-        except OSError:
-            raise
-        except Exception as error:  # libmilter's own error class has no base but this
-            raise UsageFault(
-                f"[milter] listen = {milter.listen}: libmilter cannot open it: {error}"
-            ) from error
-        await listener.start()
+        sock = worker.milter_socket
+        if sock is None:
+            sock = open_milter_socket(milter)
+            own.append(sock)
+        listener = MilterListener(
+            milter,
+            sock=sock,
+            judge=engine,
+            observer=parts.health,
+            loop=asyncio.get_running_loop(),
+            asks=lambda stage: engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
+        )
+        await listener.start(worker=worker.index)
         opened.append(listener)
 
     async def drain(deadline_s: float) -> None:
@@ -151,8 +189,8 @@ def milter_door(parts: Parts, milter: MilterSettings) -> Door:
             await listener.drain(deadline_s)
 
     async def close() -> None:
-        for listener in opened:
-            listener.close()
+        for sock in own:
+            sock.remove()
 
     return Door(
         name="milter",

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from gateway import __version__
 from gateway.auth.dkim.key_table import KeyTable, KeyTableError, load_key_table
-from gateway.cli.doors import Door, Parts, build_doors
+from gateway.cli.doors import ONLY_WORKER, Door, Parts, Worker, build_doors
 from gateway.cli.errors import UsageFault
 from gateway.cli.wiring import (
     Judging,
@@ -46,7 +46,8 @@ DRAIN_S: Final = 30.0
 STORE_FLUSH_S: Final = 5.0
 """What waits for the store has so long to be written at the end."""
 
-_RELOADED: Final = frozenset({"policy.rules", "signing"})
+RELOADED: Final = frozenset({"policy.rules", "signing"})
+"""Keys that a running process takes over by itself; all others need a new one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +89,10 @@ class Source:
 class Runtime:
     """Everything that runs in the process: build it and use it on one event loop."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, worker: Worker = ONLY_WORKER) -> None:
         settings = inputs.settings
         self.settings: Final = settings
+        self._worker: Final = worker
         self.health: Final = Health()
         self.resolver: Final = build_resolver(settings.dns, Observers(dns=self.health.dns))
         self.engine: Final = build_engine(
@@ -127,7 +129,8 @@ class Runtime:
                 engine=self.engine,
                 health=self.health,
                 store=self.store,
-                readiness=(self._doors_state, *self._dependencies()),
+                readiness=self.readiness(),
+                worker=self._worker,
                 decider=self.decider,
             )
             for door in build_doors(parts):
@@ -154,6 +157,10 @@ class Runtime:
             self.store.writer.start()
             self.health.store_from(self.store.writer)
             self._log.info("store.ready", store=self.store.name)
+
+    def readiness(self) -> tuple[Callable[[], Readiness], ...]:
+        """What must be in order before mail should come."""
+        return (self._doors_state, *self._dependencies())
 
     def doors(self) -> Iterator[tuple[str, str]]:
         """What listens where."""
@@ -225,7 +232,7 @@ class Runtime:
             for warning in inputs.loaded.warnings:
                 self._log.warning("config.warning", fault=warning)
             self._log.info("config.reloaded", rules=rules.name, mode=rules.mode, keys=inputs.keys.names)
-            if changed := changed_keys(self.settings, inputs.settings) - _RELOADED:
+            if changed := changed_keys(self.settings, inputs.settings) - RELOADED:
                 self._log.warning("config.restart-needed", keys=sorted(changed))
 
     def _refuse_reload(self, faults: list[str]) -> None:
@@ -234,6 +241,14 @@ class Runtime:
             self._log.error("config.refused", fault=fault, note="what was in force before stays in force")
 
     # Closing
+
+    async def retire(self, deadline_s: float) -> None:
+        """Take no new clients; serve those who are there until they leave, or the deadline."""
+        self._draining = True
+        self._log.info("worker.retiring", deadline_s=deadline_s)
+        async with asyncio.TaskGroup() as tasks:
+            for door in self._doors:
+                tasks.create_task(_retire(door, deadline_s))
 
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new and let what is in flight end, within the deadline."""
@@ -281,6 +296,10 @@ def changed_keys(before: Settings, after: Settings) -> set[str]:
         elif old != new:
             changed.add(name)
     return changed
+
+
+async def _retire(door: Door, deadline_s: float) -> None:
+    await door.retire(deadline_s)
 
 
 async def _finish(door: Door, deadline_s: float) -> None:

@@ -55,6 +55,7 @@ class HttpListener:
         settings: where to listen.
         metrics: what `/metrics` shows.
         readiness: asked at each `/readyz`; each must answer at once.
+        refresh: awaited before each scrape and each `/readyz`.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class HttpListener:
         *,
         metrics: Exposition,
         readiness: Iterable[Callable[[], Readiness]] = (),
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._refresh = refresh
         self._settings = settings
         self._metrics = metrics
         self._readiness = tuple(readiness)
@@ -112,6 +115,8 @@ class HttpListener:
         )
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
+        if self._refresh is not None:
+            await self._refresh()
         body, content_type = self._metrics.exposition(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -119,6 +124,8 @@ class HttpListener:
         return _json({"status": "alive"})
 
     async def _show_readiness(self, _request: web.Request) -> web.Response:
+        if self._refresh is not None:
+            await self._refresh()
         found = [ask() for ask in self._readiness]
         ready = all(one.ok for one in found)
         body = {

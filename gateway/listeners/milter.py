@@ -77,11 +77,86 @@ def load_pymilter() -> Any:
         ) from error
 
 
+class MilterSocket:
+    """The socket, opened by libmilter and not yet served. Where several processes are to serve it, one opens it and forks.
+
+    Args:
+        settings: the `[milter]` section.
+
+    Raises:
+        MilterUnavailableError: pymilter is not installed.
+        SocketInUseError: the path is not free.
+        milter.error: libmilter cannot bind there; it logs the reason.
+    """
+
+    def __init__(self, settings: "MilterSettings") -> None:
+        self.milter: Final = load_pymilter()
+        self._listener: MilterListener | None = None
+        path = SocketPath(Path(settings.listen.removeprefix("unix:")), settings.socket_mode)
+        self.path: Final = path
+        milter = self.milter
+        milter.set_flags(actions_of(milter))
+        milter.set_exception_policy(milter.TEMPFAIL)
+        milter.set_connect_callback(self._on_connect)
+        milter.set_helo_callback(lambda context, name: context.getpriv().helo(name))
+        milter.set_envfrom_callback(lambda context, *arguments: context.getpriv().mail(context, arguments))
+        milter.set_envrcpt_callback(
+            lambda context, *arguments: context.getpriv().recipient(context, arguments)
+        )
+        milter.set_header_callback(lambda context, name, value: context.getpriv().header(name, value))
+        milter.set_body_callback(lambda context, chunk: context.getpriv().body(chunk))
+        milter.set_eom_callback(lambda context: context.getpriv().end(context))
+        milter.set_abort_callback(lambda context: context.getpriv().abort())
+        milter.set_close_callback(_on_close)
+        milter.settimeout(int(settings.timeout_s))
+        milter.setbacklog(_BACKLOG)
+        milter.setconn(f"unix:{path.private}")
+        milter.register("gateway", negotiate=self._on_negotiate)
+        before = _sockets()
+        milter.opensocket(0)  # 0: do not remove what is there
+        for descriptor in _sockets() - before:
+            # Workers share it: the one that loses the race for a connection must not wait in accept() for the next.
+            os.set_blocking(descriptor, False)
+        path.publish()
+
+    def serve(self, listener: "MilterListener") -> None:
+        """Its sessions are this one's, in this process."""
+        self._listener = listener
+
+    def remove(self) -> None:
+        """Take its name away; only for the process that opened it."""
+        self.path.remove()
+
+    def _on_negotiate(self, context: Any, offered: list[int]) -> int:
+        milter = self.milter
+        actions, protocol = actions_of(milter), protocol_of(milter)
+        missing = (actions & ~offered[0]) | (protocol & ~offered[1])
+        if missing:  # Postfix before 2.6, or a milter_protocol below 6
+            _log.error("milter.protocol-too-old", missing=hex(missing))
+            reject: int = milter.REJECT
+            return reject
+        for stage, macros in _MACROS.items():
+            context.setsymlist(getattr(milter, stage), macros)
+        offered[:] = [actions, protocol, 0, 0]
+        carry_on: int = milter.CONTINUE
+        return carry_on
+
+    def _on_connect(self, context: Any, name: str, _family: int, address: Any) -> int:
+        session = context.getpriv()
+        if session is None:
+            if self._listener is None:
+                raise AssertionError("a session before `serve`")
+            session = self._listener.new_session()
+            context.setpriv(session)
+        return int(session.connect(name, address[0] if isinstance(address, tuple) else None))
+
+
 class MilterListener:
     """Serves the milter protocol on a UNIX socket, in this process.
 
     Args:
         settings: the `[milter]` section.
+        sock: where; opened in this process or in the one that forked it.
         judge: asked on `loop`.
         observer: told from libmilter's threads.
         loop: where `judge` lives; it must run on another thread than the one that libmilter gets.
@@ -92,17 +167,17 @@ class MilterListener:
         self,
         settings: "MilterSettings",
         *,
+        sock: MilterSocket,
         judge: Judge,
         observer: MilterObserver,
         loop: asyncio.AbstractEventLoop,
         asks: Callable[[Stage], bool] = lambda _stage: True,
     ) -> None:
-        self._milter: Final = load_pymilter()
-        self._settings: Final = settings
+        self._milter: Final = sock.milter
+        self._socket: Final = sock
         self._loop: Final = loop
         self._idle: Final = asyncio.Event()
         self._stopping = False
-        self._socket: SocketPath | None = None
         self._load: Final = Load(settings.max_sessions, self._on_idle)
         self._bench: Final = Bench(
             judge=judge,
@@ -121,27 +196,12 @@ class MilterListener:
             hold=settings.quarantine == "hold",
         )
 
-    def bind(self) -> None:
-        """Open the socket. Where several processes are to serve it, one does this and then forks.
-
-        Raises:
-            SocketInUseError: the path is not free.
-            milter.error: libmilter cannot bind there; it logs the reason.
-        """
-        milter = self._milter
-        self._socket = SocketPath(
-            Path(self._settings.listen.removeprefix("unix:")), self._settings.socket_mode
-        )
-        self._register(self._socket.private)
-        before = _sockets()
-        milter.opensocket(0)  # 0: do not remove what is there
-        for descriptor in _sockets() - before:
-            # Workers share it: the one that loses the race for a connection must not wait in accept() for the next.
-            os.set_blocking(descriptor, False)
-        self._socket.publish()
+    def new_session(self) -> MilterSession:
+        """A connection of the mail server."""
+        return MilterSession(self._bench)
 
     async def start(self, *, worker: int = 0) -> None:
-        """Serve, on threads of libmilter's own, and return when it does. Call on the event loop's thread, after `bind`.
+        """Serve, on threads of libmilter's own, and return when it does. Call on the event loop's thread.
 
         The loop's thread and libmilter's are bound to one CPU, the `worker`-th that we may use. Only one of them runs Python
         at a time, and passing the interpreter's lock from CPU to CPU for every header field costs more than all the work:
@@ -150,6 +210,7 @@ class MilterListener:
         Raises:
             TimeoutError: libmilter does not answer.
         """
+        self._socket.serve(self)
         cpus = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cpus[worker % len(cpus)]})  # this thread's; threads inherit it
         threading.Thread(target=self._run, name="milter", daemon=True).start()
@@ -173,62 +234,6 @@ class MilterListener:
         await self._stop()
         return left
 
-    def close(self) -> None:
-        """Take the socket's name away; only for the process that called `bind`."""
-        if self._socket is not None:
-            self._socket.remove()
-
-    def _register(self, path: Path) -> None:
-        milter = self._milter
-        milter.set_flags(self._actions())
-        milter.set_exception_policy(milter.TEMPFAIL)
-        milter.set_connect_callback(self._on_connect)
-        milter.set_helo_callback(lambda context, name: context.getpriv().helo(name))
-        milter.set_envfrom_callback(lambda context, *arguments: context.getpriv().mail(context, arguments))
-        milter.set_envrcpt_callback(
-            lambda context, *arguments: context.getpriv().recipient(context, arguments)
-        )
-        milter.set_header_callback(lambda context, name, value: context.getpriv().header(name, value))
-        milter.set_body_callback(lambda context, chunk: context.getpriv().body(chunk))
-        milter.set_eom_callback(lambda context: context.getpriv().end(context))
-        milter.set_abort_callback(lambda context: context.getpriv().abort())
-        milter.set_close_callback(_on_close)
-        milter.settimeout(int(self._settings.timeout_s))
-        milter.setbacklog(_BACKLOG)
-        milter.setconn(f"unix:{path}")
-        milter.register("gateway", negotiate=self._on_negotiate)
-
-    def _actions(self) -> int:
-        milter = self._milter
-        actions: int = milter.ADDHDRS | milter.CHGHDRS | milter.QUARANTINE | milter.SETSYMLIST
-        return actions
-
-    def _protocol(self) -> int:
-        wanted = 0
-        for name in _PROTOCOL:
-            wanted |= getattr(self._milter, name)
-        return wanted
-
-    def _on_negotiate(self, context: Any, offered: list[int]) -> int:
-        milter, wanted = self._milter, self._protocol()
-        missing = (self._actions() & ~offered[0]) | (wanted & ~offered[1])
-        if missing:  # Postfix before 2.6, or a milter_protocol below 6
-            _log.error("milter.protocol-too-old", missing=hex(missing))
-            reject: int = milter.REJECT
-            return reject
-        for stage, macros in _MACROS.items():
-            context.setsymlist(getattr(milter, stage), macros)
-        offered[:] = [self._actions(), wanted, 0, 0]
-        carry_on: int = milter.CONTINUE
-        return carry_on
-
-    def _on_connect(self, context: Any, name: str, _family: int, address: Any) -> int:
-        session = context.getpriv()
-        if session is None:
-            session = MilterSession(self._bench)
-            context.setpriv(session)
-        return int(session.connect(name, address[0] if isinstance(address, tuple) else None))
-
     def _run(self) -> None:
         try:
             self._milter.main()
@@ -244,12 +249,10 @@ class MilterListener:
 
     def _greet(self) -> None:
         """Be a mail server for a moment: libmilter's answer to our offer says that it serves."""
-        if self._socket is None:
-            raise AssertionError("`bind` comes before `start`")
-        offer = struct.pack(">IcIII", 13, b"O", 6, self._actions(), self._protocol())
+        offer = struct.pack(">IcIII", 13, b"O", 6, actions_of(self._milter), protocol_of(self._milter))
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(_START_S)
-            client.connect(os.fspath(self._socket.path))
+            client.connect(os.fspath(self._socket.path.path))
             client.sendall(offer)
             client.recv(1)
 
@@ -259,12 +262,26 @@ class MilterListener:
     async def _stop(self) -> None:
         """Stop listening. libmilter does so between two connections, or every 5 s: a connection of ours hurries it."""
         stopping = asyncio.ensure_future(asyncio.to_thread(self._milter.stop))
-        while not stopping.done() and self._socket is not None:
+        while not stopping.done():
             with socket.socket(socket.AF_UNIX) as nudge, suppress(OSError):
                 nudge.settimeout(0)
-                nudge.connect(os.fspath(self._socket.path))
+                nudge.connect(os.fspath(self._socket.path.path))
             await asyncio.wait({stopping}, timeout=_NUDGE_S)
         await stopping
+
+
+def actions_of(milter: Any) -> int:
+    """What we may do to a message."""
+    actions: int = milter.ADDHDRS | milter.CHGHDRS | milter.QUARANTINE | milter.SETSYMLIST
+    return actions
+
+
+def protocol_of(milter: Any) -> int:
+    """What the mail server need not tell us, or wait for."""
+    wanted = 0
+    for name in _PROTOCOL:
+        wanted |= getattr(milter, name)
+    return wanted
 
 
 def _on_close(context: Any) -> int:

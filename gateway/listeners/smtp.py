@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol
 
@@ -170,8 +171,11 @@ class SmtpServer:
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def start(self) -> None:
+    async def start(self, *, reuse_port: bool = False) -> None:
         """Bind the ports and serve.
+
+        Args:
+            reuse_port: other processes listen there, too; the kernel shares connections out between them.
 
         Raises:
             OSError: a port cannot be bound, or the certificate cannot be read.
@@ -179,7 +183,9 @@ class SmtpServer:
         self.reload_tls()
         loop = asyncio.get_running_loop()
         for host, port in self.settings.listen:
-            server = await loop.create_server(self.make_driver, host, port, backlog=BACKLOG)
+            server = await loop.create_server(
+                self.make_driver, host, port, backlog=BACKLOG, reuse_port=reuse_port
+            )
             for sock in server.sockets:
                 set_no_delay(sock)  # what it accepts inherits it
             self._servers.append(server)
@@ -198,6 +204,14 @@ class SmtpServer:
         """
         certificate, key = self.settings.tls_certificate, self.settings.tls_key
         self.tls = make_server_context(certificate, key) if certificate and key else None
+
+    async def retire(self, deadline_s: float) -> None:
+        """Take no new sessions; let those that are there go on until they leave, or the deadline. `drain` ends the rest."""
+        self._stop_listening()
+        if self._sessions:
+            self._empty.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), deadline_s)
 
     async def drain(self, deadline_s: float) -> None:
         """Take nothing new, finish the messages that are under way, end by the deadline (promise 9)."""

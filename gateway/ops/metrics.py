@@ -5,10 +5,10 @@ series grow.
 """
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from threading import Lock
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -62,11 +62,17 @@ class StoreWriter(Protocol):
 
 
 class Metrics(Collector):
-    """All metrics of one gateway, in a registry of their own. Every method is cheap, none raises, any thread may call."""
+    """All metrics of one gateway, in a registry of their own. Every method is cheap, none raises, any thread may call.
 
-    def __init__(self) -> None:
+    Args:
+        workers: how many processes they are of: 1, or 0 for a sum that is to `absorb` others' first.
+    """
+
+    def __init__(self, *, workers: int = 1) -> None:
         self.registry: Final = CollectorRegistry()
         self._lock = Lock()
+        self._workers = workers
+        self._bytes_elsewhere = 0.0
         self._bytes_in_flight: Callable[[], float] = int
         self._store: StoreWriter | None = None
         self._sessions = Tally("sessions", "Sessions, by how they ended.", "listener", "end")
@@ -98,24 +104,31 @@ class Metrics(Collector):
         )
         self._failures = Tally("downstream_failures", "Times the mail server could not be used.", "kind")
         self._faults = Tally("internal_errors", "Bugs that cost a message a 451.")
+        self._rows = Tally("store_rows", "Rows for the store, by what became of them.", "outcome")
+        self._rows_waiting = Tally("store_rows_waiting", "Rows that wait to be written to the store.")
+        self._store_failures = Tally("store_failures", "Times the store could not be written.")
+        for tally in (self._rows_waiting, self._store_failures):
+            tally.values.clear()  # not there where there is no store
         self._reloads = Tally("config_reload", "Reloads of config, rules and certificates.", "outcome")
         self.registry.register(self)
 
     def collect(self) -> Iterator[PrometheusMetric]:
         """Everything, as Prometheus wants it; called by the registry at each scrape."""
+        self._ask_store()
         with self._lock:
             families = [*map(_counter, self._counters()), *map(_histogram, self._histograms())]
-            families.append(_gauge(self._sessions_open))
+            families += map(_gauge, self._gauges())
         in_flight = GaugeMetricFamily(
-            "gateway_bytes_in_flight", "Message bytes held now.", self._bytes_in_flight()
+            "gateway_bytes_in_flight",
+            "Message bytes held now.",
+            self._bytes_in_flight() + self._bytes_elsewhere,
         )
+        processes = GaugeMetricFamily("gateway_workers", "Processes that do the work.", self._workers)
         build = GaugeMetricFamily(
             "gateway_build_info", "1; its labels say what runs here.", labels=("version", "python")
         )
         build.add_metric((__version__, platform.python_version()), 1)
-        yield from (*families, in_flight, build)
-        if self._store is not None:
-            yield from _store_families(self._store.counts)
+        yield from (*families, in_flight, processes, build)
 
     def _counters(self) -> tuple[Tally, ...]:
         return (
@@ -130,11 +143,51 @@ class Metrics(Collector):
             self._replies,
             self._failures,
             self._faults,
+            self._rows,
+            self._store_failures,
             self._reloads,
         )
 
     def _histograms(self) -> tuple[Spread, ...]:
         return self._seconds, self._size, self._query_seconds, self._reply_seconds
+
+    def _gauges(self) -> tuple[Tally, ...]:
+        return self._sessions_open, self._rows_waiting
+
+    def _ask_store(self) -> None:
+        """The store's own counts, which are the whole truth of this process."""
+        if self._store is None:
+            return
+        counts = self._store.counts
+        with self._lock:
+            self._rows.values = {("written",): counts.written, ("dropped",): counts.dropped}
+            self._rows_waiting.values = {(): counts.waiting}
+            self._store_failures.values = {(): counts.failures}
+
+    # Several processes
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything counted so far in plain values that JSON can carry; `absorb` takes it in elsewhere."""
+        self._ask_store()
+        with self._lock:
+            return {
+                "tallies": {tally.name: tally.dump() for tally in (*self._counters(), *self._gauges())},
+                "spreads": {spread.name: spread.dump() for spread in self._histograms()},
+                "bytes_in_flight": self._bytes_in_flight() + self._bytes_elsewhere,
+                "workers": self._workers,
+            }
+
+    def absorb(self, snapshot: Mapping[str, Any], *, alive: bool) -> None:
+        """Add what another process counted. What holds only now (gauges) is taken of a living one alone."""
+        tallies, spreads = snapshot["tallies"], snapshot["spreads"]
+        with self._lock:
+            for tally in (*self._counters(), *(self._gauges() if alive else ())):
+                tally.load(tallies.get(tally.name, ()))
+            for spread in self._histograms():
+                spread.load(spreads.get(spread.name, ()))
+            if alive:
+                self._bytes_elsewhere += snapshot["bytes_in_flight"]
+                self._workers += snapshot["workers"]
 
     # What the listeners report
 
@@ -232,21 +285,6 @@ def _results(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
         yield Method.DMARC, dmarc.status, dmarc.problem or _NO_PROBLEM
     if iprev is not None:
         yield Method.IPREV, iprev.status, iprev.problem or _NO_PROBLEM
-
-
-def _store_families(counts: RowCounts) -> Iterator[PrometheusMetric]:
-    yield GaugeMetricFamily(
-        "gateway_store_rows_waiting", "Rows that wait to be written to the store.", counts.waiting
-    )
-    rows = CounterMetricFamily(
-        "gateway_store_rows", "Rows for the store, by what became of them.", labels=("outcome",)
-    )
-    rows.add_metric(["written"], counts.written)
-    rows.add_metric(["dropped"], counts.dropped)
-    yield rows
-    yield CounterMetricFamily(
-        "gateway_store_failures", "Times the store could not be written.", counts.failures
-    )
 
 
 def _counter(tally: Tally) -> CounterMetricFamily:

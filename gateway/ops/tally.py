@@ -5,6 +5,7 @@ increment is one dictionary entry, and the work is done at the scrape. `gateway.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final
 
@@ -36,6 +37,15 @@ class Tally:
             labels = bounded(labels, len(self.values))
             self.values[labels] = self.values.get(labels, 0) + amount
 
+    def dump(self) -> list[tuple[list[str], float]]:
+        """Its series in plain values."""
+        return [([str(label) for label in labels], value) for labels, value in self.values.items()]
+
+    def load(self, dumped: Iterable[tuple[list[str], float]]) -> None:
+        """Add what `dump` gave in another process."""
+        for labels, value in dumped:
+            self.add(tuple(labels), value)
+
 
 class Spread:
     """A histogram by label values. `bounds` are the buckets' upper bounds, each inclusive."""
@@ -63,6 +73,25 @@ class Spread:
             counts, total = self.values.setdefault(labels, self._empty())
         counts[bisect_left(self.bounds, value)] += 1
         total[0] += value
+
+    def dump(self) -> list[tuple[list[str], list[int], float]]:
+        """Its series in plain values."""
+        return [
+            ([str(label) for label in labels], list(counts), total[0])
+            for labels, (counts, total) in self.values.items()
+        ]
+
+    def load(self, dumped: Iterable[tuple[list[str], list[int], float]]) -> None:
+        """Add what `dump` gave in another process; one with other buckets is of another release and is left out."""
+        for labels, counts, total in dumped:
+            if len(counts) != len(self.bounds) + 1:
+                continue
+            key = tuple(labels)
+            if key not in self.values:
+                key = bounded(key, len(self.values))
+            own, own_total = self.values.setdefault(key, self._empty())
+            own[:] = map(sum, zip(own, counts, strict=True))
+            own_total[0] += total
 
     def buckets(self, labels: Labels) -> list[tuple[str, float]]:
         """The cumulated counts as Prometheus has them, `+Inf` last."""

@@ -48,7 +48,7 @@ def test_a_good_config_says_what_it_opens(tmp_path: Path) -> None:
 
 def test_a_bad_config_is_2_and_every_fault_on_standard_error(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
-    path.write_text("workers = 3\nfoo = 1\n")
+    path.write_text("workers = 0\nfoo = 1\n")
     result = CliRunner().invoke(app, ["config", "check", str(path)])
     assert (result.exit_code, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 4

@@ -25,7 +25,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
-from gateway.listeners.milter import MilterListener
+from gateway.listeners.milter import MilterListener, MilterSocket
 from gateway.mail.edits import Edits, NewField
 from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.message import Message
@@ -167,20 +167,22 @@ async def serve(socket: str, captures: str, options: dict[str, Any]) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: _tell("reloaded"))
+    settings = Settings(listen=f"unix:{socket}", **options)
+    sock = MilterSocket(settings)  # type: ignore[arg-type] # the same attributes, unchecked
     listener = MilterListener(
-        Settings(listen=f"unix:{socket}", **options),  # type: ignore[arg-type] # the same attributes, unchecked
+        settings,  # type: ignore[arg-type] # likewise
+        sock=sock,
         judge=ScriptedJudge(Path(captures) if captures else None),
         observer=PrintingObserver(quiet=not captures),
         loop=loop,
         asks=lambda _stage: asks,
     )
-    listener.bind()
     await listener.start()
     _tell("ready")
     await stop.wait()
     started = time.monotonic()
     left = await listener.drain(drain_s)
-    listener.close()
+    sock.remove()
     used = resource.getrusage(resource.RUSAGE_SELF)
     _tell(f"drained {left} {time.monotonic() - started:.2f} {used.ru_utime + used.ru_stime:.3f}")
 

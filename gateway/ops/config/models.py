@@ -575,7 +575,10 @@ class Settings(Section):
         description="Our name in the SMTP greeting and in Received; default: authserv_id.",
         examples=["mx.example.net"],
     )
-    workers: Workers = Field(default=1, description="Processes; this release runs in one.")
+    workers: Workers = Field(
+        default=1,
+        description="Processes that share the work; one for each CPU that mail may use. 1: no supervisor beside it.",
+    )
     dns: DnsSettings = DnsSettings()
     inbound: InboundSettings | None = None
     milter: MilterSettings | None = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import idna
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
@@ -332,12 +332,6 @@ def _parse_address6(given: object) -> IPv4Address | IPv6Address:
     return _parse_address(given, 6)
 
 
-def _one_worker(given: object) -> int:
-    if given != 1 or isinstance(given, bool):
-        raise wrong("this release runs in one process", "write workers = 1, or leave it out")
-    return 1
-
-
 def _whole_list(given: object) -> object:
     if isinstance(given, str):
         raise wrong("is one value where a list belongs", f'put it in brackets: ["{given[:60]}"]')
@@ -386,7 +380,7 @@ Address4 = Annotated[IPv4Address, PlainValidator(_parse_address4)]
 Address6 = Annotated[IPv6Address, PlainValidator(_parse_address6)]
 Port = Annotated[int, Field(strict=True, ge=1, le=MAX_PORT)]
 ListenAnywhere = Annotated[HostPort | str, PlainValidator(parse_socket_or_address)]
-Workers = Annotated[Literal[1], PlainValidator(_one_worker)]
+Workers = Annotated[int, Field(strict=True, ge=1, le=1_000)]
 UnixSocket = Annotated[str, AfterValidator(_parse_socket)]
 FilePath = Annotated[Path, AfterValidator(resolve_path)]
 Rules = Annotated[str | Path, PlainValidator(_parse_rules)]
