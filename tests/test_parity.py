@@ -11,29 +11,51 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from gateway.auth.dkim.key_table import KeyTable, SigningKey
+from gateway.auth.dkim.sign import Signer
 from gateway.engine import Engine, Judged
 from gateway.mail.edits import Edits, NewField, apply_edits
 from gateway.mail.message import Message
 from gateway.ops.log import judged_event
 from gateway.policy import load_rules
 from gateway.verdict import Disposition, Verdict
+from tests.auth.dkim.signing import ed25519_key, rsa_key
 from tests.corpus import AUTHSERV_ID, NOW, RECIPIENT, CorpusCase, load_cases, world, zone_text
 from tests.live.doors import free_port, hand_in, open_inbox, open_proxy
 from tests.live.postfix import wait_until
 from tests.milter.raw_client import Answer, Mail, RawClient
 
 CASES = load_cases()
-_ID = re.compile(r"\bid=\S+")
-
-
-def make_engine(seen: list[Judged]) -> Engine:
-    return Engine(
-        world(), load_rules("default"), authserv_id=AUTHSERV_ID, observe=seen.append, clock=lambda: NOW
+KEYS = KeyTable(
+    SigningKey(
+        domain="bank.example",
+        selector=selector,
+        subdomains=True,
+        expires_after_s=None,
+        private_key=private_key,
     )
+    for selector, private_key in (("rsa", rsa_key(2048)), ("ed", ed25519_key()))
+)
+_ID = re.compile(r"\bid=\S+")
+_SIGNED_AT = re.compile(rb"\bt=([0-9]+);")
 
 
-async def offline(case: CorpusCase) -> Verdict:
-    return await make_engine([]).judge(case.envelope(), Message(case.raw))
+def make_engine(seen: list[Judged], now: int = NOW) -> Engine:
+    engine = Engine(
+        world(), load_rules("default"), authserv_id=AUTHSERV_ID, observe=seen.append, clock=lambda: now
+    )
+    engine.signer = Signer(KEYS)
+    return engine
+
+
+async def offline(case: CorpusCase, now: int = NOW) -> Verdict:
+    """What the engine says; our own user's message it signs, as every door must (both algorithms are deterministic)."""
+    verdict = await make_engine([], now).judge(case.envelope(), Message(case.raw))
+    assert (verdict.signing is not None) == case.trusted
+    assert [field.name for field in verdict.edits.prepend].count("DKIM-Signature") == 2 * case.trusted
+    return verdict
 
 
 def comparable(verdict: Verdict) -> tuple[object, ...]:
@@ -43,7 +65,7 @@ def comparable(verdict: Verdict) -> tuple[object, ...]:
         remove=verdict.edits.remove,
     )
     code = verdict.reply.code if verdict.reply else None
-    return (verdict.disposition, verdict.rule, code, edits, replace(verdict.evidence))
+    return (verdict.disposition, verdict.rule, code, edits, replace(verdict.evidence), verdict.signing)
 
 
 def without_received(content: bytes) -> bytes:
@@ -96,6 +118,14 @@ trusted_networks = ["198.51.100.0/24"]
 listen = "127.0.0.1:{http}"
 [log]
 format = "json"
+[[signing]]
+domain = "bank.example"
+selector = "rsa"
+key = "rsa.pem"
+[[signing]]
+domain = "bank.example"
+selector = "ed"
+key = "ed.pem"
 """
 
 NO_MILTER = {"author-after-garbage": "a line that is no header field cannot be said in the milter protocol"}
@@ -107,6 +137,10 @@ def serve(folder: Path) -> Iterator[Path]:
     http = free_port()
     (folder / "zone.txt").write_text(zone_text())
     (folder / "gateway.toml").write_text(CONFIG.format(folder=folder, http=http))
+    for key in KEYS.keys:
+        pem = key.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (folder / f"{key.selector}.pem").write_bytes(pem)
+        (folder / f"{key.selector}.pem").chmod(0o600)
     log = folder / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -166,7 +200,11 @@ def test_milter(tmp_path: Path) -> None:
                 answer = client.send(mail)
             wait_until(lambda count=count: len(judged(log)) >= count, "the log", timeout_s=10)  # type: ignore[misc]
             event = judged(log)[-1]
-            expected = asyncio.run(offline(case))
+            # The process has a clock of its own; all else in a signature follows from keys and message.
+            signed_at = next(
+                (int(at[1]) for _, _, value in answer.inserted if (at := _SIGNED_AT.search(value))), NOW
+            )
+            expected = asyncio.run(offline(case, signed_at))
             told = judged_event(case.envelope(), len(case.raw), None, expected, 0.0)
             for key in (
                 "disposition",
@@ -177,7 +215,9 @@ def test_milter(tmp_path: Path) -> None:
                 "dmarc",
                 "dmarc_policy",
                 "iprev",
-                "problem",
+                "problems",
+                "signed",
+                "not_signed",
             ):
                 assert event.get(key) == told.get(key), f"{case.name}: {key}"
             match expected.disposition:

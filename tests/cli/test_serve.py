@@ -19,10 +19,12 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from tests.auth.dkim.signing import rsa_pem
 from tests.corpus import FOLDER
 
 PATIENCE_S = 15.0
 MAIL = "From: ann@elsewhere.example\r\nTo: bob@example.net\r\n\r\nhello\r\n"
+OWN_MAIL = "From: ann@example.net\r\nTo: bob@elsewhere.example\r\n\r\nhello\r\n"
 
 
 class Downstream:
@@ -185,6 +187,58 @@ def test_sighup_takes_good_files_and_refuses_bad_ones(served: Served) -> None:
     assert 'gateway_config_reload_total{outcome="refused"} 1.0' in metrics
     assert 'gateway_config_reload_total{outcome="ok"} 1.0' in metrics
     assert served.stop() == 0
+
+
+def signing_section(selector: str) -> str:
+    return f'[[signing]]\ndomain = "example.net"\nselector = "{selector}"\nkey = "{selector}.pem"\n'
+
+
+def test_sighup_takes_a_new_key_and_a_bad_one_leaves_the_old_in_force(
+    tmp_path: Path, downstream: tuple[Downstream, int]
+) -> None:
+    smtp_port, http_port = free_port(), free_port()
+    write_pair(tmp_path)
+    config = tmp_path / "gateway.toml"
+    common = config_text(downstream[1], smtp_port, http_port) + 'trusted_networks = ["127.0.0.1"]\n'
+    for selector in ("2026a", "2026b"):
+        (tmp_path / f"{selector}.pem").write_bytes(rsa_pem())
+        (tmp_path / f"{selector}.pem").chmod(0o600)
+    config.write_text(common + signing_section("2026a"))
+    gateway = Served(config, smtp_port, http_port)
+
+    def signed_by() -> list[str]:
+        with smtplib.SMTP("127.0.0.1", smtp_port, "host.example.net", timeout=PATIENCE_S) as client:
+            client.sendmail("ann@example.net", ["bob@elsewhere.example"], OWN_MAIL)
+        return re.findall(r"; d=example\.net; s=([^;]+);", downstream[0].messages[-1].decode())
+
+    try:
+        assert gateway.wait_for("gateway.started")["keys"] == ["example.net/2026a"]
+        gateway.wait_for("listener.ready", 2)
+        assert signed_by() == ["2026a"]
+
+        (tmp_path / "2026b.pem").write_bytes(b"junk")
+        config.write_text(common + signing_section("2026b"))
+        gateway.process.send_signal(signal.SIGHUP)
+        fault = gateway.wait_for("config.refused")["fault"]
+        assert (
+            'signing[0].key = "2026b.pem": is no readable private key in PEM form; `gateway keys new`'
+            in fault
+        )
+        assert signed_by() == ["2026a"]
+
+        (tmp_path / "2026b.pem").write_bytes(rsa_pem())
+        (tmp_path / "2026b.pem").chmod(0o604)
+        gateway.process.send_signal(signal.SIGHUP)
+        assert gateway.wait_for("config.reloaded")["keys"] == ["example.net/2026b"]
+        assert "can be read by every user of this host" in gateway.wait_for("config.warning")["fault"]
+        assert signed_by() == ["2026b"]
+        assert gateway.wait_for("message.judged", 3)["signed"] == ["example.net/2026b"]
+        assert not [event for event in gateway.events() if event["event"] == "config.restart-needed"]
+        assert 'gateway_signatures_total{algorithm="rsa-sha256",domain="example.net"} 3.0' in gateway.get(
+            "/metrics"
+        )
+    finally:
+        assert gateway.stop() == 0
 
 
 def test_a_taken_port_is_said_with_a_remedy(served: Served) -> None:
