@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from gateway.auth.arc import check_arc
 from gateway.auth.dkim.verify import check_dkim
 from gateway.auth.dmarc.evaluate import check_dmarc
 from gateway.auth.iprev import check_iprev
@@ -62,6 +63,8 @@ class EngineOptions:
         max_queries: DNS questions that one message may ask.
         message_timeout_s: seconds that all of one message's checks may take together.
         max_signatures: DKIM signatures evaluated in one message.
+        max_arc_instances: a longer ARC chain is not followed.
+        trusted_sealers: domains whose word in an ARC chain rules may take, in A-labels.
         on_error: what to do with a message that a bug keeps from being judged.
         client_known: False for a saved message that came without the client's address: SPF and iprev are not asked.
     """
@@ -69,6 +72,8 @@ class EngineOptions:
     max_queries: int = 60
     message_timeout_s: float = 20.0
     max_signatures: int = 8
+    max_arc_instances: int = 10
+    trusted_sealers: frozenset[str] = frozenset()
     on_error: OnError = OnError.DEFER
     client_known: bool = True
 
@@ -166,7 +171,13 @@ class Engine:
     async def _judge(self, envelope: Envelope, message: Message, author: Author | NoAuthor) -> Verdict:
         rules = self.rules
         evidence = await self._evidence(envelope, message, author)
-        case = Case(envelope=envelope, evidence=evidence, message=message, author=author)
+        case = Case(
+            envelope=envelope,
+            evidence=evidence,
+            message=message,
+            author=author,
+            trusted_sealers=self._options.trusted_sealers,
+        )
         rule = rules.decide(Stage.MESSAGE, case)
         if rule is None:
             raise AssertionError("a rule set's last rule takes every message")
@@ -215,11 +226,16 @@ class Engine:
             max_signatures=self._options.max_signatures,
         )
         dmarc = await check_dmarc(author, connection.spf, dkim, resolver)
+        # Last: a stranger's chain must not use up the questions of the checks that decide.
+        arc = await check_arc(
+            message, resolver, now=self._clock(), max_instances=self._options.max_arc_instances
+        )
         return Evidence(
             spf_helo=connection.spf_helo,
             spf=connection.spf,
             dkim=dkim,
             dmarc=dmarc,
+            arc=arc,
             iprev=connection.iprev,
             sender_domain=connection.sender_domain,
         )

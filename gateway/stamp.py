@@ -6,6 +6,8 @@ The words are the checks' own result words; the properties are the registered on
 from collections.abc import Iterator
 
 from gateway.auth.results import (
+    ArcResult,
+    ArcStatus,
     DkimResult,
     DmarcResult,
     DmarcStatus,
@@ -48,6 +50,8 @@ def _results(envelope: Envelope, evidence: Evidence) -> Iterator[MethodResult]:
         yield MethodResult("dkim", "none", None, ())
     if evidence.dmarc is not None:
         yield _dmarc(evidence.dmarc)
+    if evidence.arc is not None and evidence.arc.status is not ArcStatus.NONE:
+        yield _arc(evidence.arc, evidence.iprev)
 
 
 def _silent(address: str) -> str:
@@ -89,6 +93,17 @@ def _dmarc(result: DmarcResult) -> MethodResult:
         if result.status is DmarcStatus.FAIL:
             properties.append(Property("policy", "dmarc", result.applied))
     return MethodResult("dmarc", result.status, result.problem, tuple(properties))
+
+
+def _arc(result: ArcResult, client: IprevResult | None) -> MethodResult:
+    """RFC 8617 §10.1 registers no `temperror`: to those behind us it is a fail, with its reason."""
+    status = ArcStatus.FAIL if result.status is ArcStatus.TEMPERROR else result.status
+    properties: list[Property] = []
+    if client is not None:
+        properties.append(Property("smtp", "remote-ip", str(client.client_ip)))
+    if result.oldest_pass is not None:
+        properties.append(Property("header", "oldest-pass", str(result.oldest_pass)))
+    return MethodResult("arc", status, result.problem, tuple(properties))
 
 
 def _iprev(result: IprevResult) -> MethodResult:

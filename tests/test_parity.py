@@ -15,14 +15,23 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from gateway.auth.dkim.key_table import KeyTable, SigningKey
 from gateway.auth.dkim.sign import Signer
-from gateway.engine import Engine, Judged
+from gateway.engine import Engine, EngineOptions, Judged
 from gateway.mail.edits import Edits, NewField, apply_edits
 from gateway.mail.message import Message
 from gateway.ops.log import judged_event
 from gateway.policy import load_rules
 from gateway.verdict import Disposition, Verdict
 from tests.auth.dkim.signing import ed25519_key, rsa_key
-from tests.corpus import AUTHSERV_ID, NOW, RECIPIENT, CorpusCase, load_cases, world, zone_text
+from tests.corpus import (
+    AUTHSERV_ID,
+    NOW,
+    RECIPIENT,
+    TRUSTED_SEALERS,
+    CorpusCase,
+    load_cases,
+    world,
+    zone_text,
+)
 from tests.live.doors import free_port, hand_in, open_inbox, open_proxy
 from tests.live.postfix import wait_until
 from tests.milter.raw_client import Answer, Mail, RawClient
@@ -44,7 +53,12 @@ _SIGNED_AT = re.compile(rb"\bt=([0-9]+);")
 
 def make_engine(seen: list[Judged], now: int = NOW) -> Engine:
     engine = Engine(
-        world(), load_rules("default"), authserv_id=AUTHSERV_ID, observe=seen.append, clock=lambda: now
+        world(),
+        load_rules("default"),
+        authserv_id=AUTHSERV_ID,
+        options=EngineOptions(trusted_sealers=frozenset(TRUSTED_SEALERS)),
+        observe=seen.append,
+        clock=lambda: now,
     )
     engine.signer = Signer(KEYS)
     return engine
@@ -114,6 +128,8 @@ zone_file = "zone.txt"
 [milter]
 listen = "unix:{folder}/milter.sock"
 trusted_networks = ["198.51.100.0/24"]
+[arc]
+trusted_sealers = {sealers}
 [http]
 listen = "127.0.0.1:{http}"
 [log]
@@ -136,7 +152,9 @@ def serve(folder: Path) -> Iterator[Path]:
     """A gateway with its milter; its log."""
     http = free_port()
     (folder / "zone.txt").write_text(zone_text())
-    (folder / "gateway.toml").write_text(CONFIG.format(folder=folder, http=http))
+    (folder / "gateway.toml").write_text(
+        CONFIG.format(folder=folder, http=http, sealers=list(TRUSTED_SEALERS))
+    )
     for key in KEYS.keys:
         pem = key.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (folder / f"{key.selector}.pem").write_bytes(pem)
@@ -215,6 +233,8 @@ def test_milter(tmp_path: Path) -> None:
                 "dmarc",
                 "dmarc_policy",
                 "iprev",
+                "arc",
+                "arc_sealers",
                 "problems",
                 "signed",
                 "not_signed",

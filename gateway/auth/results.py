@@ -7,6 +7,7 @@ The result words *are* the enum values; they go as they stand into Authenticatio
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gateway.mail.authentication_results import MethodResult
 from gateway.mail.envelope import IpAddress
 
 
@@ -52,6 +53,15 @@ class IprevStatus(StrEnum):
     FAIL = "fail"  # it has names, none of which has the address
     TEMPERROR = "temperror"
     PERMERROR = "permerror"  # it has no name
+
+
+class ArcStatus(StrEnum):
+    """RFC 8617 §4.4; `temperror` is ours, and stamped as `fail`."""
+
+    NONE = "none"  # no chain
+    PASS = "pass"  # every seal is right, and the message is as the last sealer let it go
+    FAIL = "fail"  # altered after the last seal, or the chain is broken or forged
+    TEMPERROR = "temperror"  # a key could not be fetched now
 
 
 class Problem(StrEnum):
@@ -118,6 +128,15 @@ class Problem(StrEnum):
     DMARC_MESSAGE_AMBIGUOUS = "dmarc.message-ambiguous"
     DMARC_SEVERAL_RECORDS = "dmarc.several-records"
     DMARC_SYNTAX = "dmarc.syntax"
+
+    # ARC (RFC 8617)
+    ARC_TOO_MANY = "arc.too-many-instances"
+    ARC_INSTANCE = "arc.instance"
+    ARC_STRUCTURE = "arc.structure"
+    ARC_FAILED_BEFORE = "arc.failed-before"
+    ARC_CHAIN_VALIDATION = "arc.chain-validation"
+    ARC_MESSAGE_SIGNATURE = "arc.message-signature"
+    ARC_SEAL = "arc.seal"
 
     # iprev (RFC 8601 §3)
     IPREV_NO_NAME = "iprev.no-name"
@@ -258,6 +277,41 @@ class DmarcResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArcSet:
+    """One custodian's part of a chain.
+
+    Attributes:
+        instance: 1 is the oldest.
+        sealer: `d=` of the seal, in A-labels.
+        results: what it says that it found; None where that cannot be read in exactly one way.
+    """
+
+    instance: int
+    sealer: str
+    results: tuple[MethodResult, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArcResult:
+    """The chain of one message.
+
+    Attributes:
+        sets: newest first; none where they form no chain. Believe none of it unless `status` is a pass.
+        oldest_pass: the oldest instance whose message signature still fits; 0 where all do. Only for a pass.
+        problem: at which step it broke, or the DNS failure.
+        cause: what was wrong there, in the words of DKIM, whose signatures these are.
+        failed_instance: whose field it was.
+    """
+
+    status: ArcStatus
+    sets: tuple[ArcSet, ...] = ()
+    oldest_pass: int | None = None
+    problem: Problem | None = None
+    cause: Problem | None = None
+    failed_instance: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IprevResult:
     """The client's reverse DNS (RFC 8601 §3): `name` is the one that was confirmed."""
 
@@ -287,6 +341,7 @@ class Evidence:
     spf: SpfResult | None = None
     dkim: tuple[DkimResult, ...] = ()
     dmarc: DmarcResult | None = None
+    arc: ArcResult | None = None
     iprev: IprevResult | None = None
     sender_domain: SenderDomain = SenderDomain.NOT_CHECKED
 

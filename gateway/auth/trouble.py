@@ -17,3 +17,8 @@ _PROBLEMS: Final = {
 def problem_of(trouble: Trouble) -> Problem:
     """The problem that a check names where it could not look something up."""
     return _PROBLEMS[trouble]
+
+
+def is_trouble(problem: Problem) -> bool:
+    """Whether it is one of those: the next attempt may go better."""
+    return problem in _PROBLEMS.values()

@@ -22,7 +22,7 @@ from gateway.mail.author import find_author
 from gateway.mail.envelope import Envelope, IpAddress, Listener, Recipient, Session
 from gateway.mail.errors import ParseError
 from gateway.mail.message import Message
-from gateway.ops.config import DkimSettings, DnsSettings, PolicySettings
+from gateway.ops.config import ArcSettings, DkimSettings, DnsSettings, PolicySettings
 from gateway.ops.config.load import load_config
 from gateway.ops.text import printable
 from gateway.policy import load_rules
@@ -90,10 +90,12 @@ def run_check(request: CheckRequest) -> int:
 
 def _judging(request: CheckRequest) -> Judging:
     """The config's parts, with the command line's over them."""
-    dns, policy, dkim, authserv_id = DnsSettings(), PolicySettings(), DkimSettings(), AUTHSERV_ID
+    dns, policy, dkim, arc = DnsSettings(), PolicySettings(), DkimSettings(), ArcSettings()
+    authserv_id = AUTHSERV_ID
     if request.config is not None:
         settings = load_config(request.config, os.environ, look_at_files=False).settings
-        dns, policy, dkim, authserv_id = settings.dns, settings.policy, settings.dkim, settings.authserv_id
+        dns, policy, dkim, arc = settings.dns, settings.policy, settings.dkim, settings.arc
+        authserv_id = settings.authserv_id
     if request.zone is not None:
         dns = dns.model_copy(update={"zone_file": request.zone})
     if request.authserv_id is not None:
@@ -114,6 +116,7 @@ def _judging(request: CheckRequest) -> Judging:
         dns=dns,
         policy=policy,
         dkim=dkim,
+        arc=arc,
         clock=clock,
     )
 

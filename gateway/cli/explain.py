@@ -9,6 +9,8 @@ from enum import StrEnum
 from typing import assert_never
 
 from gateway.auth.results import (
+    ArcResult,
+    ArcStatus,
     DkimResult,
     DkimStatus,
     DmarcPolicy,
@@ -98,6 +100,8 @@ def _findings(evidence: Evidence, envelope: Envelope, *, client_known: bool) -> 
         yield _finding("DKIM", "none", Tone.NEUTRAL, "The message carries no signature.", "RFC 8601 §2.7.1")
     if evidence.dmarc is not None:
         yield _dmarc(evidence.dmarc)
+    if evidence.arc is not None and evidence.arc.status is not ArcStatus.NONE:
+        yield _arc(evidence.arc)
 
 
 def _finding(check: str, status: str, tone: Tone, says: str, section: str) -> Finding:
@@ -242,6 +246,47 @@ def _dmarc_asks(result: DmarcResult) -> Iterator[str]:
     yield f"The record at {result.record.domain} asks {asked[result.requested]}."
     if result.record.testing:
         yield "Its owner is testing (t=y): one level less is applied."
+
+
+def _arc(result: ArcResult) -> Finding:
+    sealers = ", ".join(one.sealer for one in reversed(result.sets))
+    match result.status:
+        case ArcStatus.PASS:
+            says, tone = (
+                f"The message is as {result.sets[0].sealer} let it go; sealed by, in this order: {sealers}.",
+                Tone.NEUTRAL,  # anybody can seal: only a rule can make something of it
+            )
+        case ArcStatus.FAIL:
+            says, tone = "The chain of those who handled the message does not hold.", Tone.DOUBT
+        case ArcStatus.TEMPERROR:
+            says, tone = f"The chain could not be checked now; it claims {sealers}.", Tone.DOUBT
+        case ArcStatus.NONE:
+            says, tone = "Nobody has sealed the message.", Tone.NEUTRAL
+        case _:
+            assert_never(result.status)
+    return Finding(
+        check="ARC",
+        status=result.status,
+        tone=tone,
+        says=" ".join((_because(says, result.problem), *_arc_details(result))),
+        section=WORDS[result.problem].section if result.problem else "RFC 8617 §5.2",
+        problem=result.problem,
+    )
+
+
+def _arc_details(result: ArcResult) -> Iterator[str]:
+    if result.failed_instance is not None:
+        named = next((one.sealer for one in result.sets if one.instance == result.failed_instance), None)
+        of = f", {named}" if named else ""
+        cause = f": {WORDS[result.cause].says}" if result.cause else ""
+        yield f"It is about instance {result.failed_instance}{of}{cause}."
+    elif result.cause:
+        yield f"The cause: {WORDS[result.cause].says}."
+    if result.status is ArcStatus.PASS:
+        for one in result.sets:
+            for said in one.results or ():
+                if said.method == "dmarc":
+                    yield f"{one.sealer} says that DMARC was {said.result} before it."
 
 
 def _iprev(result: IprevResult) -> Finding:

@@ -108,6 +108,15 @@ WORDS: Final = {
     ),
     Problem.DMARC_SEVERAL_RECORDS: Words("the domain publishes several DMARC records", "RFC 9989 §4.10"),
     Problem.DMARC_SYNTAX: Words("the domain's DMARC record cannot be used", "RFC 9989 §4.8"),
+    Problem.ARC_TOO_MANY: Words("the ARC chain is longer than is followed", "RFC 8617 §5.2"),
+    Problem.ARC_INSTANCE: Words("an ARC field has no instance number that can be read", "RFC 8617 §4.2.1"),
+    Problem.ARC_STRUCTURE: Words("an ARC Set lacks a field, or has one twice", "RFC 8617 §5.2"),
+    Problem.ARC_FAILED_BEFORE: Words("its last sealer found it broken already", "RFC 8617 §5.1.3"),
+    Problem.ARC_CHAIN_VALIDATION: Words(
+        "a seal says something else of the chain before it than it must", "RFC 8617 §5.2"
+    ),
+    Problem.ARC_MESSAGE_SIGNATURE: Words("the message is not as its last sealer let it go", "RFC 8617 §5.2"),
+    Problem.ARC_SEAL: Words("a seal is not its sealer's, or not over this chain", "RFC 8617 §5.2"),
     Problem.IPREV_NO_NAME: Words("the client's address has no name", "RFC 8601 §3"),
     Problem.IPREV_MISMATCH: Words(
         "none of the names of the client's address leads back to it", "RFC 8601 §3"

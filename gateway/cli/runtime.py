@@ -103,6 +103,7 @@ class Runtime:
                 dns=settings.dns,
                 policy=settings.policy,
                 dkim=settings.dkim,
+                arc=settings.arc,
             ),
             Observers(judged=self._judged),
         )

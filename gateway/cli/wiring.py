@@ -13,7 +13,7 @@ from gateway.dns.cache import CacheLimits
 from gateway.dns.stub import DnsObservation, StubOptions, StubResolver, Validation
 from gateway.dns.zone import ZoneResolver
 from gateway.engine import Engine, EngineOptions, Judged, OnError
-from gateway.ops.config import DkimSettings, DnsSettings, PolicySettings, Settings
+from gateway.ops.config import ArcSettings, DkimSettings, DnsSettings, PolicySettings, Settings
 from gateway.policy import RuleSet
 from gateway.tlspolicy.dane import ValidationWatch
 from gateway.tlspolicy.decide import Decider, DeciderOptions, StsSource
@@ -87,6 +87,7 @@ class Judging:
     dns: DnsSettings
     policy: PolicySettings
     dkim: DkimSettings
+    arc: ArcSettings
     clock: Callable[[], float] = time.time
 
 
@@ -96,6 +97,8 @@ def build_engine(parts: Judging, observers: Observers = NOBODY, *, client_known:
         max_queries=parts.dns.max_queries_per_message,
         message_timeout_s=parts.dns.message_timeout_s,
         max_signatures=parts.dkim.max_signatures,
+        max_arc_instances=parts.arc.max_instances,
+        trusted_sealers=frozenset(parts.arc.trusted_sealers),
         on_error=OnError(parts.policy.on_error),
         client_known=client_known,
     )

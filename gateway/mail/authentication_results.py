@@ -20,15 +20,22 @@ from gateway.mail.message import AMBIGUOUS, Defect, Message
 
 FIELD_NAME: Final = "Authentication-Results"
 
+MAX_READ_CHARACTERS: Final = 16 * 1024
+"""Results longer than this are not read: an honest field is a few hundred."""
+
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
 _AUTHSERV_ID: Final = re.compile(
     r'"((?:[^"\\]|\\.)*+)"|([^\x00-\x20\x7f()<>@,;:\\"/\[\]?=]++)'
 )  # RFC 2045 §5.1 value
 _VERSION: Final = re.compile(r"[0-9]++")
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]++")
+# Wider than RFC 8601 §2.2 has it: honest writers leave `/` and `=` unquoted.
+_VALUE: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"|([^\s;()"]++)')
 # Where readers differ in what a line is, and in what may stand before and behind a name.
 _ANYWHERE: Final = re.compile(
     rb"(?:\A|[\r\n\0])[^!-~]{0,8}(authentication-results)[^!-~]{0,8}:", re.IGNORECASE
 )
+_VALUE_ENDS: Final = frozenset({"", " ", "\t", ";", "("})
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
 
@@ -71,6 +78,80 @@ def write_authentication_results(authserv_id: str, results: Sequence[MethodResul
     last = len(results) - 1
     lines = [_result_pieces(result, end="" if at == last else ";") for at, result in enumerate(results)]
     return fold_field(FIELD_NAME, (quote_value(authserv_id) + ";",), *lines)
+
+
+def parse_results(text: str, start: int = 0) -> tuple[MethodResult, ...]:
+    """Read what another host found out: authserv-id and results (RFC 8601 §2.2), comments left out.
+
+    Words that are no result's property, as some hosts write between them (`action=none`), are passed over. Method, result
+    and property names come in lower case; a value may hold anything.
+
+    Args:
+        text: unfolded.
+        start: where the authserv-id stands.
+
+    Raises:
+        ParseError: it cannot be read in exactly one way, or is too long to be honest.
+    """
+    if len(text) - start > MAX_READ_CHARACTERS:
+        raise ParseError("results that are too long")
+    named = _AUTHSERV_ID.match(text, skip_comments(text, start))
+    if not named:
+        raise ParseError("no authserv-id", offset=start)
+    at = skip_comments(text, named.end())
+    if version := _VERSION.match(text, at):
+        at = skip_comments(text, version.end())
+    results: list[MethodResult] = []
+    while at < len(text):
+        at = _after(text, at, ";")
+        if at == len(text):
+            break  # the list may end with a semicolon
+        method, at = _name(text, at)
+        if method == "none" and text[at : at + 1] in {"", ";"}:
+            continue
+        if text.startswith("/", at):
+            _, at = _name(text, _after(text, at, "/"))  # the method's version
+        word, at = _name(text, _after(text, at, "="))
+        reason, properties, at = _parse_properties(text, at)
+        results.append(MethodResult(method, word, reason, properties))
+    return tuple(results)
+
+
+def _parse_properties(text: str, at: int) -> tuple[str | None, tuple[Property, ...], int]:
+    """The reason and the properties of one result, and the place of the semicolon or the end behind them."""
+    reason: str | None = None
+    properties: list[Property] = []
+    while at < len(text) and text[at] != ";":
+        ptype, at = _name(text, at)
+        name = ""
+        if text.startswith(".", at):
+            name, at = _name(text, _after(text, at, "."))
+        found = _VALUE.match(text, _after(text, at, "="))
+        if not found:
+            raise ParseError("a property without a value", offset=at)
+        value = found[2] if found[1] is None else _QUOTED_PAIR.sub(r"\1", found[1])
+        if text[found.end() : found.end() + 1] not in _VALUE_ENDS:
+            raise ParseError("a value that goes on behind its quotation mark", offset=found.end())
+        at = skip_comments(text, found.end())
+        if name:
+            properties.append(Property(ptype, name, value))
+        elif ptype == "reason" and reason is None:
+            reason = value
+    return reason, tuple(properties), at
+
+
+def _name(text: str, at: int) -> tuple[str, int]:
+    """A keyword in lower case, and the place of the next word."""
+    found = _NAME.match(text, at)
+    if not found:
+        raise ParseError("a keyword is missing", offset=at)
+    return found[0].lower(), skip_comments(text, found.end())
+
+
+def _after(text: str, at: int, delimiter: str) -> int:
+    if not text.startswith(delimiter, at):
+        raise ParseError(f"{delimiter!r} is missing", offset=at)
+    return skip_comments(text, at + 1)
 
 
 def forged_positions(message: Message, authserv_ids: Collection[str]) -> frozenset[int]:

@@ -90,6 +90,7 @@ def judged_event(
     """
     session, evidence, signing = envelope.session, verdict.evidence, verdict.signing
     spf, spf_helo, dmarc, iprev = evidence.spf, evidence.spf_helo, evidence.dmarc, evidence.iprev
+    arc = evidence.arc
     return {
         "id": envelope.id,
         "queue_id": envelope.queue_id,
@@ -107,6 +108,8 @@ def judged_event(
         "dmarc": dmarc.status if dmarc else None,
         "dmarc_policy": dmarc.requested if dmarc and dmarc.record else None,
         "iprev": iprev.status if iprev else None,
+        "arc": arc.status if arc else None,
+        "arc_sealers": [one.sealer for one in arc.sets] if arc else [],
         "signed": [str(one) for one in signing.made] if signing else [],
         "not_signed": signing.reason if signing else None,
         "problems": sorted(problems(evidence)),

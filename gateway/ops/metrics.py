@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from gateway import __version__
-from gateway.auth.results import Evidence, Problem
+from gateway.auth.results import ArcStatus, Evidence, Problem
 from gateway.dns.stub import DnsObservation
 from gateway.mail.envelope import Envelope, Listener
 from gateway.ops.tally import OTHER, Spread, Tally
@@ -39,6 +39,7 @@ class Method(StrEnum):
     DKIM = "dkim"
     DMARC = "dmarc"
     IPREV = "iprev"
+    ARC = "arc"
 
 
 class RowCounts(Protocol):
@@ -275,6 +276,7 @@ class Metrics(Collector):
 def _results(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
     """`(method, status, problem)` of every check that was made."""
     spf, spf_helo, dmarc, iprev = evidence.spf, evidence.spf_helo, evidence.dmarc, evidence.iprev
+    arc = evidence.arc
     if spf is not None:
         yield Method.SPF, spf.status, spf.problem or _NO_PROBLEM
     if spf_helo is not None:
@@ -285,6 +287,8 @@ def _results(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
         yield Method.DMARC, dmarc.status, dmarc.problem or _NO_PROBLEM
     if iprev is not None:
         yield Method.IPREV, iprev.status, iprev.problem or _NO_PROBLEM
+    if arc is not None and arc.status is not ArcStatus.NONE:
+        yield Method.ARC, arc.status, arc.problem or _NO_PROBLEM
 
 
 def _counter(tally: Tally) -> CounterMetricFamily:

@@ -11,7 +11,9 @@ from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
+from gateway.auth.arc.custody import dmarc_before, is_trust_unknown, trusted_sets
 from gateway.auth.results import (
+    ArcStatus,
     DkimStatus,
     DmarcPolicy,
     DmarcStatus,
@@ -38,12 +40,17 @@ NULL_PATH: Final = "<>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """All that is known when rules are tried. Before the message stage `message` and `author` are None."""
+    """All that is known when rules are tried. Before the message stage `message` and `author` are None.
+
+    Attributes:
+        trusted_sealers: the operator's `[arc] trusted_sealers`.
+    """
 
     envelope: Envelope
     evidence: Evidence
     message: Message | None = None
     author: Author | NoAuthor | None = None
+    trusted_sealers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +282,14 @@ def dkim_summary(evidence: Evidence) -> DkimStatus:
 
 def problems(evidence: Evidence) -> frozenset[Problem]:
     """Every problem that any check named."""
-    results = (evidence.spf_helo, evidence.spf, *evidence.dkim, evidence.dmarc, evidence.iprev)
+    results = (
+        evidence.spf_helo,
+        evidence.spf,
+        *evidence.dkim,
+        evidence.dmarc,
+        evidence.iprev,
+        evidence.arc,
+    )
     return frozenset(
         result.problem for result in results if result is not None and result.problem is not None
     )
@@ -300,6 +314,17 @@ def _author(case: Case) -> Fact:
 
 def _passed_domains(evidence: Evidence) -> Iterable[str]:
     return (result.domain for result in evidence.dkim if result.counts_for_dmarc and result.domain)
+
+
+def _newest_sealer(case: Case) -> Fact:
+    arc = case.evidence.arc
+    return (arc.sets[0].sealer,) if arc is not None and arc.status is ArcStatus.PASS else ()
+
+
+def _arc_dmarc(case: Case) -> Fact:
+    dmarc = case.evidence.dmarc
+    trusted = trusted_sets(case.evidence.arc, case.trusted_sealers)
+    return dmarc_before(trusted, dmarc.author_domain if dmarc else None)
 
 
 KEYS: Final[dict[str, Key]] = {
@@ -422,6 +447,36 @@ KEYS: Final[dict[str, Key]] = {
         lambda case: case.evidence.dmarc.requested if case.evidence.dmarc else None,
         Stage.MESSAGE,
         "the same before t=y",
+    ),
+    "arc": Key(
+        _one_word(ArcStatus),
+        lambda case: case.evidence.arc.status if case.evidence.arc else None,
+        Stage.MESSAGE,
+        "the ARC chain (RFC 8617); anybody can make one that passes",
+    ),
+    "arc_sealer": Key(
+        _DOMAINS,
+        _newest_sealer,
+        Stage.MESSAGE,
+        "who sealed last, of a chain that passes: domains",
+    ),
+    "arc_trusted": Key(
+        _FLAG,
+        lambda case: bool(trusted_sets(case.evidence.arc, case.trusted_sealers)),
+        Stage.MESSAGE,
+        "the chain passes, and who sealed last is one of [arc] trusted_sealers",
+    ),
+    "arc_trust_unknown": Key(
+        _FLAG,
+        lambda case: is_trust_unknown(case.evidence.arc, case.trusted_sealers),
+        Stage.MESSAGE,
+        "it would be, but DNS could not give the key now",
+    ),
+    "arc_dmarc": Key(
+        _one_word(DmarcStatus),
+        _arc_dmarc,
+        Stage.MESSAGE,
+        "what DMARC was for this author when the message came to the trusted sealers, in their words",
     ),
     "problem": Key(
         _some_words(Problem),

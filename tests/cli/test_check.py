@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from gateway.cli.app import app
 from gateway.cli.check import EXIT_STATUS
 from gateway.verdict import Disposition
-from tests.corpus import AUTHSERV_ID, FOLDER, NOW, CorpusCase, load_cases, zone_text
+from tests.corpus import AUTHSERV_ID, FOLDER, NOW, TRUSTED_SEALERS, CorpusCase, load_cases, zone_text
 
 CASES = [case for case in load_cases() if not case.trusted]
 
@@ -18,6 +18,17 @@ CASES = [case for case in load_cases() if not case.trusted]
 def zone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("zone") / "world.zone"
     path.write_text(zone_text(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whom the corpus trusts; all else is given on the command line."""
+    path = tmp_path_factory.mktemp("config") / "gateway.toml"
+    path.write_text(
+        f'authserv_id = "{AUTHSERV_ID}"\n[milter]\nlisten = "unix:/run/gateway/milter.sock"\n'
+        f"[arc]\ntrusted_sealers = {list(TRUSTED_SEALERS)}\n"
+    )
     return path
 
 
@@ -39,8 +50,8 @@ def case_named(name: str) -> CorpusCase:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_corpus_is_judged_as_everywhere(case: CorpusCase, zone: Path) -> None:
-    result = judge(case, zone, "--json")
+def test_the_corpus_is_judged_as_everywhere(case: CorpusCase, zone: Path, config: Path) -> None:
+    result = judge(case, zone, "--json", "--config", config)
     judged = json.loads(result.stdout)
     disposition = Disposition(case.expect["disposition"])
     assert judged["disposition"] == disposition

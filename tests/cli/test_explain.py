@@ -3,6 +3,9 @@ from dataclasses import replace
 import pytest
 
 from gateway.auth.results import (
+    ArcResult,
+    ArcSet,
+    ArcStatus,
     DkimResult,
     DkimStatus,
     DmarcPolicy,
@@ -20,6 +23,7 @@ from gateway.auth.results import (
 )
 from gateway.cli.explain import Finding, Tone, explain
 from gateway.cli.problems import WORDS
+from gateway.mail.authentication_results import parse_results
 from gateway.mail.reply import Reply
 from gateway.verdict import Disposition, Verdict
 from tests.ops.evidence import CLIENT, FORGED, REJECTED, envelope
@@ -175,3 +179,48 @@ def test_what_could_not_be_judged_is_said() -> None:
 )
 def test_conclusions(verdict: Verdict, conclusion: str) -> None:
     assert explain(envelope(), replace(verdict, evidence=FORGED)).conclusion == conclusion
+
+
+SEALED = (
+    ArcSet(
+        instance=2, sealer="forward.example", results=parse_results("mx; dmarc=fail header.from=bank.example")
+    ),
+    ArcSet(instance=1, sealer="list.example", results=None),
+)
+
+
+def test_a_chain_that_holds_is_no_praise_and_tells_who_saw_what() -> None:
+    (finding,) = findings(Evidence(arc=ArcResult(status=ArcStatus.PASS, sets=SEALED, oldest_pass=0)))
+    assert (finding.check, finding.status, finding.tone) == ("ARC", "pass", Tone.NEUTRAL)
+    assert finding.says == (
+        "The message is as forward.example let it go; sealed by, in this order: list.example, forward.example."
+        " forward.example says that DMARC was fail before it."
+    )
+
+
+def test_a_broken_chain_tells_where_it_broke_and_of_what() -> None:
+    broken = ArcResult(
+        status=ArcStatus.FAIL,
+        sets=SEALED,
+        problem=Problem.ARC_MESSAGE_SIGNATURE,
+        cause=Problem.DKIM_BODY_HASH,
+        failed_instance=2,
+    )
+    (finding,) = findings(Evidence(arc=broken))
+    assert finding.says == (
+        "The chain of those who handled the message does not hold: the message is not as its last sealer let it go."
+        f" It is about instance 2, forward.example: {WORDS[Problem.DKIM_BODY_HASH].says}."
+    )
+
+
+def test_a_chain_that_could_not_be_checked() -> None:
+    result = ArcResult(
+        status=ArcStatus.TEMPERROR, sets=SEALED, problem=Problem.DNS_TIMEOUT, failed_instance=1
+    )
+    (finding,) = findings(Evidence(arc=result))
+    assert finding.tone is Tone.DOUBT
+    assert finding.says.endswith("It is about instance 1, list.example.")
+
+
+def test_no_chain_needs_no_words() -> None:
+    assert not findings(Evidence(arc=ArcResult(status=ArcStatus.NONE)))

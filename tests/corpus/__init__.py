@@ -14,11 +14,13 @@ from gateway.mail.envelope import Envelope, Listener, Recipient, Session
 FOLDER = Path(__file__).parent
 AUTHSERV_ID = "mx.example.net"
 NOW = 1_796_000_000
+TRUSTED_SEALERS = ("lists.example", "slow.example")
 RECIPIENT = "bob@example.net"
 
 _SENDERS = {
     "honest": ("192.0.2.10", "mail.honest.example", "ann@honest.example"),
     "bank": ("192.0.2.20", "mail.bank.example", "ann@bank.example"),
+    "list": ("192.0.2.30", "mail.lists.example", "bounces@lists.example"),
     "evil": ("203.0.113.66", "mx.evil.example", "x@evil.example"),
 }
 TRUSTED_IP = "198.51.100.7"

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
 HERE = Path(__file__).parent
 NOW = 1_796_000_000  # 2026-11-30: the time at which the corpus is judged
+SEALED_AT = 1_780_000_000
 
 HEADERS = (
     "To: Bob <bob@example.net>\r\n"
@@ -110,6 +111,75 @@ def sign_oddly(
     kind = hashes.SHA1() if digest == "sha1" else hashes.SHA256()
     b = base64.b64encode(key.sign(data, padding.PKCS1v15(), kind)).decode()
     return f"DKIM-Signature: {value}{b}\r\n".encode() + raw
+
+
+def seal(raw: bytes, keys: Keys, results: str, sealer: str = "lists.example") -> bytes:
+    """What dkimpy seals: it takes what the sealer found from the topmost Authentication-Results, and writes it anew."""
+    stamped = f"Authentication-Results: {sealer}; {results}\r\n".encode() + raw
+    fields = dkim.arc_sign(
+        stamped,
+        b"rsa",
+        sealer.encode(),
+        keys.rsa_pem,
+        sealer.encode(),
+        include_headers=[b"from", b"to", b"subject", b"date"],
+        timestamp=SEALED_AT,
+    )
+    assert fields
+    return b"".join(fields) + stamped
+
+
+FOOTER = b"-- \r\nYou get this mail because you are on our list.\r\n"
+BANK = "From: The Bank <service@bank.example>\r\n"
+SAYS_PASS = "dmarc=pass header.from=honest.example"
+SAYS_BANK = "dmarc=pass header.from=bank.example"
+
+
+def build_chains(keys: Keys) -> dict[str, bytes]:
+    """Messages that others have handled before us, as they say (RFC 8617)."""
+
+    def posted(name: str) -> bytes:
+        """A message that an honest author signed and the list put its footer under."""
+        return sign(message(name), "rsa", keys.rsa_pem, b"rsa-sha256") + FOOTER
+
+    spoofed = seal(message("arc-forged-seal", BANK), keys, SAYS_BANK, "evil.example")
+    long = posted("arc-too-long")
+    for hop in range(11):
+        long = seal(long, keys, SAYS_PASS if hop == 0 else f"arc=pass; {SAYS_PASS}")
+    return {
+        "arc-trusted": seal(posted("arc-trusted"), keys, SAYS_PASS),
+        "arc-trusted-twice": seal(
+            seal(posted("arc-trusted-twice"), keys, SAYS_PASS) + b"And another list.\r\n",
+            keys,
+            "arc=pass; dmarc=fail header.from=honest.example",
+        ),
+        "arc-trusted-says-fail": seal(
+            message("arc-trusted-says-fail", BANK), keys, "dmarc=fail header.from=bank.example"
+        ),
+        "arc-stranger": seal(message("arc-stranger", BANK), keys, SAYS_BANK, "evil.example"),
+        "arc-stranger-on-top": seal(
+            seal(posted("arc-stranger-on-top"), keys, SAYS_PASS).replace(
+                b"this is the body", b"send me money"
+            ),
+            keys,
+            f"arc=pass; {SAYS_PASS}",
+            "evil.example",
+        ),
+        "arc-forged-seal": spoofed.replace(b"d=evil.example", b"d=lists.example", 1),
+        "arc-altered": seal(posted("arc-altered"), keys, SAYS_PASS).replace(
+            b"this is the body", b"send me money"
+        ),
+        "arc-other-author": seal(
+            message("arc-other-author", BANK), keys, "dmarc=pass header.from=evil.example"
+        ),
+        "arc-results-injection": seal(
+            message("arc-results-injection", BANK),
+            keys,
+            f'spf=pass smtp.mailfrom="x@evil.example; {SAYS_BANK}"; dmarc=fail header.from=bank.example',
+        ),
+        "arc-dns-dead": seal(posted("arc-dns-dead"), keys, SAYS_PASS, "slow.example"),
+        "arc-too-long": long,
+    }
 
 
 def build(keys: Keys) -> dict[str, bytes]:
@@ -252,7 +322,7 @@ def build(keys: Keys) -> dict[str, bytes]:
         "own-user": message("own-user", "From: <boss@bank.example>\r\n"),
     }
     assert plain
-    return cases
+    return cases | build_chains(keys)
 
 
 def txt(text: str) -> str:
@@ -275,6 +345,8 @@ def main() -> None:
     lines = [
         f"{selector}._domainkey.honest.example. TXT {txt(record)}" for selector, record in selectors.items()
     ]
+    sealers = ("lists.example", "evil.example")
+    lines += [f"rsa._domainkey.{sealer}. TXT {txt(keys.rsa_record)}" for sealer in sealers]
     (HERE / "keys.zone").write_text("; written by make.py\n$TTL 300\n" + "\n".join(lines) + "\n")
 
 

@@ -10,8 +10,10 @@ from gateway.mail.authentication_results import (
     MethodResult,
     Property,
     forged_positions,
+    parse_results,
     write_authentication_results,
 )
+from gateway.mail.errors import ParseError
 from gateway.mail.message import Message
 
 OURS = ("mx.example.net", "bücher.example")
@@ -255,3 +257,86 @@ def test_a_hostile_field_takes_less_than_a_second(unit: str) -> None:
         started = time.process_time()
         forged(prefix + unit * (500_000 // len(unit)))
         assert time.process_time() - started < 1
+
+
+READ = {
+    # as others write it -> method, result, properties
+    "google": (
+        (
+            "mx.google.com; dkim=pass header.i=@x.example header.s=s header.b=Ab/+cd=;"
+            " spf=pass (google.com: domain of a@x.example; designates 192.0.2.1) smtp.mailfrom=a@x.example;"
+            " dmarc=pass (p=REJECT sp=REJECT dis=NONE) header.from=x.example"
+        ),
+        [
+            ("dkim", "pass", {"header.i": "@x.example", "header.s": "s", "header.b": "Ab/+cd="}),
+            ("spf", "pass", {"smtp.mailfrom": "a@x.example"}),
+            ("dmarc", "pass", {"header.from": "x.example"}),
+        ],
+    ),
+    "microsoft": (
+        (
+            "mx.microsoft.com 1; spf=pass (sender ip is 192.0.2.1) smtp.rcpttodomain=y smtp.mailfrom=x.example;"
+            " dmarc=pass (p=none) action=none header.from=x.example; arc=pass (0 spf=[1,2,smtp.mailfrom=x])"
+        ),
+        [
+            ("spf", "pass", {"smtp.rcpttodomain": "y", "smtp.mailfrom": "x.example"}),
+            ("dmarc", "pass", {"header.from": "x.example"}),
+            ("arc", "pass", {}),
+        ],
+    ),
+    "nothing": ("mx.example; none", []),
+    "nothing at all": ("mx.example", []),
+    "a quoted id and comments everywhere": (
+        '(a) "mx example" (b) 1 (c) ; (d) spf (e) / (f) 1 (g) = (h) Pass (i) smtp (j) . (k) helo (l) = (m) x (n)',
+        [("spf", "pass", {"smtp.helo": "x"})],
+    ),
+    "a quoted value": (
+        r'mx; spf=pass smtp.mailfrom="x; dmarc=pass \"y\""@evil.example',
+        None,
+    ),
+    "a value that holds a result": (
+        r'mx; spf=fail reason="no; \"dmarc\"=pass" smtp.mailfrom="x; dmarc=pass"',
+        [("spf", "fail", {"smtp.mailfrom": "x; dmarc=pass"})],
+    ),
+    "an open comment": ("mx; dmarc=pass (", None),
+    "an open quotation": ('mx; dmarc=pass header.from="x', None),
+    "no result": ("mx; dmarc", None),
+    "no value": ("mx; dmarc=pass header.from=", None),
+    "no id": ("; dmarc=pass", None),
+    "too long": ("mx; dmarc=pass " + "a.b=c " * 3_000, None),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_results_of_others_are_read_in_one_way_or_not_at_all(name: str) -> None:
+    text, expected = READ[name]
+    if expected is None:
+        with pytest.raises(ParseError):
+            parse_results(text)
+        return
+    assert [
+        (found.method, found.result, {f"{item.ptype}.{item.name}": item.value for item in found.properties})
+        for found in parse_results(text)
+    ] == expected
+
+
+@given(HOSTILE, HOSTILE)
+def test_what_we_write_we_read(reason: str, value: str) -> None:
+    written = [
+        MethodResult("spf", "pass", reason or None, (Property("smtp", "mailfrom", value),), value),
+        MethodResult("dmarc", "fail", None, (Property("header", "from", "x.example"),)),
+    ]
+
+    read = parse_results(write_authentication_results("mx.example.net", written).value.replace("\r\n", ""))
+
+    assert [(found.method, found.result) for found in read] == [("spf", "pass"), ("dmarc", "fail")]
+    assert read[1] == written[1]
+
+
+@given(st.text(st.sampled_from('mx;=. "\\()/1adr\t'), max_size=60))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        found = parse_results(text)
+    except ParseError:
+        return
+    assert all(result.method for result in found)

@@ -67,6 +67,8 @@ def test_one_event_tells_the_whole_story_of_a_message() -> None:
         "dmarc": "fail",
         "dmarc_policy": "reject",
         "iprev": "permerror",
+        "arc": None,
+        "arc_sealers": [],
         "signed": [],
         "not_signed": None,
         "problems": ["dkim.body-hash", "dkim.syntax", "iprev.no-name", "spf.too-many-lookups"],

@@ -61,18 +61,21 @@ class KeyRecord:
 
     def problem_with(self, signature: Signature) -> Problem | None:
         """Why this key must not be used for this signature, if it must not."""
-        match signature.algorithm:
-            case Algorithm.RSA_SHA256:
-                fits = isinstance(self.key, RSAPublicKey)
-            case Algorithm.ED25519_SHA256:
-                fits = isinstance(self.key, Ed25519PublicKey)
-            case Algorithm.RSA_SHA1:
-                fits = False
-        if not fits:
+        if not self.fits(signature.algorithm):
             return Problem.DKIM_KEY_ALGORITHM
         if self.strict and signature.auid.rpartition("@")[2] != signature.domain:
             return Problem.DKIM_KEY_STRICT
         return None
+
+    def fits(self, algorithm: Algorithm) -> bool:
+        """Whether it is a key of this algorithm."""
+        match algorithm:
+            case Algorithm.RSA_SHA256:
+                return isinstance(self.key, RSAPublicKey)
+            case Algorithm.ED25519_SHA256:
+                return isinstance(self.key, Ed25519PublicKey)
+            case Algorithm.RSA_SHA1:
+                return False
 
     def verifies(self, signature: bytes, digest: bytes) -> bool:
         """Whether `signature` was made with this key's private half over the SHA-256 hash `digest`."""

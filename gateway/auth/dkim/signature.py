@@ -94,7 +94,7 @@ def parse_signature(value: bytes) -> Signature:
 
 def dkim_signature(tags: Mapping[str, str]) -> Signature:
     """Make sense of the tags of a DKIM-Signature. Raises DkimError."""
-    if _required(tags, "v") != "1":  # a string, not a number: `01` is another version (RFC 6376 §3.5)
+    if required_tag(tags, "v") != "1":  # a string, not a number: `01` is another version (RFC 6376 §3.5)
         raise DkimError(Problem.DKIM_VERSION, "v= is not 1")
     if "dns/txt" not in split_words(tags.get("q", "dns/txt").lower()):
         raise DkimError(Problem.DKIM_QUERY_METHOD_UNKNOWN, "q= without dns/txt")
@@ -111,14 +111,14 @@ def message_signature(tags: Mapping[str, str], *, auid: str | None) -> Signature
     Raises:
         DkimError: it cannot be understood.
     """
-    algorithm = _algorithm(tags)
-    signature_text = without_white_space(_required(tags, "b"))
+    algorithm = parse_algorithm(tags)
+    signature_text = without_white_space(required_tag(tags, "b"))
     header, body = _canonicalization(tags.get("c", "simple/simple"))
-    domain = _domain(_required(tags, "d"))
-    body_hash = decode_base64(without_white_space(_required(tags, "bh")))
+    domain = parse_signing_domain(required_tag(tags, "d"))
+    body_hash = decode_base64(without_white_space(required_tag(tags, "bh")))
     if len(body_hash) != _SHA256_BYTES and algorithm is not Algorithm.RSA_SHA1:
         raise DkimError(Problem.DKIM_SYNTAX, "bh= is not a SHA-256 hash")
-    timestamp, expiration = _number(tags, "t"), _number(tags, "x")
+    timestamp, expiration = parse_number(tags, "t"), parse_number(tags, "x")
     if timestamp is not None and expiration is not None and expiration <= timestamp:
         raise DkimError(Problem.DKIM_SYNTAX, "x= is not after t=")  # RFC 6376 §3.5
     return Signature(
@@ -129,10 +129,10 @@ def message_signature(tags: Mapping[str, str], *, auid: str | None) -> Signature
         header_canonicalization=header,
         body_canonicalization=body,
         domain=domain,
-        selector=_domain(_required(tags, "s")),
+        selector=parse_signing_domain(required_tag(tags, "s")),
         auid=_auid(auid, domain),
-        signed_fields=_field_names(_required(tags, "h")),
-        body_length=_number(tags, "l"),
+        signed_fields=_field_names(required_tag(tags, "h")),
+        body_length=parse_number(tags, "l"),
         timestamp=timestamp,
         expiration=expiration,
     )
@@ -141,21 +141,23 @@ def message_signature(tags: Mapping[str, str], *, auid: str | None) -> Signature
 def claimed_domain(tags: Mapping[str, str], name: str) -> str | None:
     """The `d=` or `s=` of a signature that is otherwise not understood, where that much can be read."""
     try:
-        return _domain(tags[name])
+        return parse_signing_domain(tags[name])
     except (KeyError, DkimError):
         return None
 
 
-def _required(tags: Mapping[str, str], name: str) -> str:
+def required_tag(tags: Mapping[str, str], name: str) -> str:
+    """The value of a tag that must be there. Raises DkimError, as do the next."""
     value = tags.get(name)
     if value is None:
         raise DkimError(Problem.DKIM_MISSING_TAG, f"no {name}=")
     return value
 
 
-def _algorithm(tags: Mapping[str, str]) -> Algorithm:
+def parse_algorithm(tags: Mapping[str, str]) -> Algorithm:
+    """`a=`."""
     try:
-        return Algorithm(_required(tags, "a").lower())
+        return Algorithm(required_tag(tags, "a").lower())
     except ValueError as error:
         if isinstance(error, DkimError):
             raise
@@ -174,7 +176,8 @@ def _canonicalization(value: str) -> tuple[Canonicalization, Canonicalization]:
         ) from error
 
 
-def _domain(text: str) -> str:
+def parse_signing_domain(text: str) -> str:
+    """`d=`, or `s=`, which has the same form: in A-labels, lower case."""
     try:
         return parse_domain(text)
     except ParseError as error:
@@ -189,7 +192,7 @@ def _auid(text: str | None, domain: str) -> str:
     local_part, at, host = _from_quoted_printable(text).rpartition("@")
     if not at:
         raise DkimError(Problem.DKIM_SYNTAX, "i= without @")
-    host = _domain(host)
+    host = parse_signing_domain(host)
     if host != domain and not host.endswith("." + domain):
         raise DkimError(Problem.DKIM_DOMAIN_MISMATCH, "i= is not within d=")
     return f"{local_part}@{host}"
@@ -218,7 +221,8 @@ def _field_names(value: str) -> tuple[bytes, ...]:
     return tuple(names)
 
 
-def _number(tags: Mapping[str, str], name: str) -> int | None:
+def parse_number(tags: Mapping[str, str], name: str) -> int | None:
+    """`t=`, `x=` or `l=`; None where absent."""
     text = tags.get(name)
     if text is None:
         return None

@@ -92,8 +92,8 @@ async def check_dkim(
     signatures = [signature for signature in found.values() if isinstance(signature, Signature)]
     content = SignedContent(message, signatures)
     start_length = _signature_start_length(signature.signature_text for signature in signatures)
-    refusal = _refusal_of_all(message)
-    keys = _Keys(resolver)
+    refusal = refusal_of_all(message)
+    keys = KeyLookup(resolver)
     results: list[DkimResult] = []
     for position, signature in found.items():
         if isinstance(signature, DkimResult):
@@ -114,7 +114,7 @@ async def check_dkim(
     return tuple(results)
 
 
-class _Keys:
+class KeyLookup:
     """The keys of one message, each asked for once."""
 
     def __init__(self, resolver: Resolver) -> None:
@@ -122,6 +122,7 @@ class _Keys:
         self._known: dict[str, KeyRecord | Problem] = {}
 
     async def fetch(self, name: str) -> KeyRecord | Problem:
+        """The key at this name, or why there is none to be had."""
         known = self._known.get(name)
         if known is None:
             known = self._known[name] = await self._ask(name)
@@ -152,7 +153,7 @@ def _read(message: Message, position: int) -> Signature | DkimResult:
         )
 
 
-def _refusal_of_all(message: Message) -> Problem | None:
+def refusal_of_all(message: Message) -> Problem | None:
     """Why no signature of this message can pass, whatever it says."""
     if len(message.positions(b"from")) > 1:
         return Problem.DKIM_SEVERAL_FROM  # RFC 6376 §8.15: signed is one, shown may be the other
