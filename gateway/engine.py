@@ -16,10 +16,9 @@ import structlog
 from gateway.auth.arc import check_arc
 from gateway.auth.dkim.verify import check_dkim
 from gateway.auth.dmarc.evaluate import check_dmarc
-from gateway.auth.iprev import check_iprev
 from gateway.auth.results import Evidence, Signing
 from gateway.auth.sender_domain import check_sender_domain
-from gateway.auth.spf import check_helo, check_mail_from
+from gateway.connection import ConnectionChecks
 from gateway.dns.budget import BudgetedResolver
 from gateway.dns.resolver import Resolver
 from gateway.mail.authentication_results import forged_positions, hides_results
@@ -118,6 +117,7 @@ class Engine:
         self.signer: Signer | None = None
         self._resolver = resolver
         self._authserv_id = authserv_id
+        self._connections = ConnectionChecks(authserv_id)
         self._options = options or EngineOptions()
         self._observe = observe
         self._clock = clock
@@ -240,21 +240,16 @@ class Engine:
             sender_domain=connection.sender_domain,
         )
 
-    async def _connection_evidence(self, envelope: Envelope, resolver: Resolver) -> Evidence:
+    async def _connection_evidence(self, envelope: Envelope, resolver: BudgetedResolver) -> Evidence:
         """What can be found out before the message: client, HELO, reverse path."""
         session = envelope.session
         if session.is_ours:
             return Evidence()
         if not self._options.client_known:
             return Evidence(sender_domain=await check_sender_domain(envelope.mail_from, resolver))
-        receiver = self._authserv_id
+        found = await self._connections.check(session, envelope.mail_from, resolver)
         return Evidence(
-            spf_helo=await check_helo(session.client_ip, session.helo, resolver, receiver=receiver),
-            spf=await check_mail_from(
-                session.client_ip, envelope.mail_from, session.helo, resolver, receiver=receiver
-            ),
-            iprev=await check_iprev(session.client_ip, resolver),
-            sender_domain=await check_sender_domain(envelope.mail_from, resolver),
+            spf_helo=found.spf_helo, spf=found.spf, iprev=found.iprev, sender_domain=found.sender_domain
         )
 
     def _edits(self, message: Message, marks: list[NewField]) -> Edits:

@@ -17,7 +17,8 @@ _MAY_IMPORT = {
     "policy": {"policy", "auth", "dns", "mail", "verdict"},
     "verdict": {"auth", "mail"},
     "stamp": {"auth", "mail"},
-    "engine": {"auth", "dns", "mail", "policy", "stamp", "verdict"},
+    "connection": {"auth", "dns", "mail"},
+    "engine": {"connection", "auth", "dns", "mail", "policy", "stamp", "verdict"},
     "smtp": {"smtp", "mail", "verdict"},  # sans-IO: values and verdicts, nothing else
     "milter": {"milter", "mail", "verdict"},
     "ops": {"ops", "auth", "dns", "mail", "policy", "tlspolicy", "verdict"},

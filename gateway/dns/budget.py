@@ -44,7 +44,17 @@ class BudgetedResolver:
         asked: the questions in the order of their answers; the first that was over the budget is the last.
     """
 
-    __slots__ = ("_deadline", "_known", "_left", "_now", "_peek", "_query", "asked", "exhausted")
+    __slots__ = (
+        "_deadline",
+        "_known",
+        "_left",
+        "_max_queries",
+        "_now",
+        "_peek",
+        "_query",
+        "asked",
+        "exhausted",
+    )
 
     def __init__(
         self,
@@ -56,7 +66,7 @@ class BudgetedResolver:
     ) -> None:
         self._query = inner.query
         self._peek: Callable[[str, RecordType], Outcome | None] | None = getattr(inner, "peek", None)
-        self._left = max_queries
+        self._left = self._max_queries = max_queries
         self._deadline = deadline
         self._now = now
         self._known: dict[Key, Outcome | None] = {}
@@ -82,6 +92,18 @@ class BudgetedResolver:
             self._known[key] = outcome
             self.asked.append(DnsQuestion(name, record_type, outcome_word(outcome), ms))
         return outcome
+
+    @property
+    def spent(self) -> int:
+        """Distinct questions so far."""
+        return self._max_queries - self._left
+
+    def charge(self, questions: int) -> bool:
+        """Pay for so many questions whose answers are known already; False, and nothing is paid, where they are too many."""
+        if questions > self._left:
+            return False
+        self._left -= questions
+        return True
 
     def _reserve(self, key: Key) -> bool:
         if key not in self._known:  # being waited for by another check: counted already
