@@ -30,7 +30,7 @@ from gateway.listeners.http import Readiness
 from gateway.mail.author import Author
 from gateway.ops.config import Settings
 from gateway.ops.config.faults import ConfigError, shown
-from gateway.ops.config.files import signing_entry
+from gateway.ops.config.files import all_signing_entries
 from gateway.ops.config.load import Loaded, load_config
 from gateway.ops.health import Health
 from gateway.ops.log import judged_event
@@ -46,8 +46,8 @@ DRAIN_S: Final = 30.0
 STORE_FLUSH_S: Final = 5.0
 """What waits for the store has so long to be written at the end."""
 
-RELOADED: Final = frozenset({"policy.rules", "signing"})
-"""Keys that a running process takes over by itself; all others need a new one."""
+RELOADED: Final = frozenset({"policy.rules", "signing", "keys"})
+"""Sections and keys that a running process takes over by itself; all others need a new one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class Source:
         return Inputs(
             loaded=loaded,
             rules=load_rules(settings.policy.rules),
-            keys=load_key_table(map(signing_entry, settings.signing)),
+            keys=load_key_table(all_signing_entries(settings)),
         )
 
 
@@ -233,7 +233,7 @@ class Runtime:
             for warning in inputs.loaded.warnings:
                 self._log.warning("config.warning", fault=warning)
             self._log.info("config.reloaded", rules=rules.name, mode=rules.mode, keys=inputs.keys.names)
-            if changed := changed_keys(self.settings, inputs.settings) - RELOADED:
+            if changed := not_taken_over(self.settings, inputs.settings):
                 self._log.warning("config.restart-needed", keys=sorted(changed))
 
     def _refuse_reload(self, faults: list[str]) -> None:
@@ -301,6 +301,12 @@ def changed_keys(before: Settings, after: Settings) -> set[str]:
 
 async def _retire(door: Door, deadline_s: float) -> None:
     await door.retire(deadline_s)
+
+
+def not_taken_over(before: Settings, after: Settings) -> set[str]:
+    """The changed keys that a running process does not take over."""
+    changed = changed_keys(before, after)
+    return {key for key in changed if key not in RELOADED and key.partition(".")[0] not in RELOADED}
 
 
 async def _finish(door: Door, deadline_s: float) -> None:
