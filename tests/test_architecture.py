@@ -30,7 +30,12 @@ _ONLY_IN = {
     # zone_text reads type codes; an RFC 2136 update with TSIG is no question that our own messages could ask
     "dns": {"dns", "publish/update.py"},
     "prometheus_client": {"ops/metrics.py"},
-    "socket": {"listeners", "dns", "auth/spf/evaluation.py"},  # there only inet_pton, as pyspf does
+    "socket": {
+        "listeners",
+        "dns",
+        "auth/spf/evaluation.py",  # there only inet_pton, as pyspf does
+        "tlspolicy/mta_sts/fetch.py",  # there only the constants of aiohttp's resolver
+    },
     "Milter": {"listeners"},
     "milter": {"listeners"},
     "aiohttp": {"listeners", "tlspolicy/mta_sts/fetch.py"},
