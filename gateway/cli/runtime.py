@@ -15,10 +15,10 @@ from gateway import __version__
 from gateway.auth.dkim.key_table import KeyTable, KeyTableError, load_key_table
 from gateway.cli.doors import ONLY_WORKER, Door, Parts, Worker, build_doors
 from gateway.cli.errors import UsageFault
+from gateway.cli.outbound_tls import OutboundTls
 from gateway.cli.wiring import (
     Judging,
     Observers,
-    build_decider,
     build_engine,
     build_resolver,
     build_signer,
@@ -108,8 +108,7 @@ class Runtime:
             Observers(judged=self._judged),
         )
         self.engine.signer = build_signer(inputs.keys)
-        asks = settings.outbound is not None or settings.tls_policy is not None
-        self.decider: Final = build_decider(settings, self.resolver) if asks else None
+        self.outbound_tls: OutboundTls | None = None
         self.store: Store | None = None
         self._draining = False
         self._doors: list[Door] = []
@@ -125,6 +124,7 @@ class Runtime:
         """
         try:
             await self._open_store()
+            self._start_outbound_tls()
             parts = Parts(
                 settings=self.settings,
                 engine=self.engine,
@@ -132,7 +132,7 @@ class Runtime:
                 store=self.store,
                 readiness=self.readiness(),
                 worker=self._worker,
-                decider=self.decider,
+                decider=self.outbound_tls.decider if self.outbound_tls else None,
             )
             for door in build_doors(parts):
                 self._doors.append(door)
@@ -158,6 +158,12 @@ class Runtime:
             self.store.writer.start()
             self.health.store_from(self.store.writer)
             self._log.info("store.ready", store=self.store.name)
+
+    def _start_outbound_tls(self) -> None:
+        if self.settings.outbound is not None or self.settings.tls_policy is not None:
+            shelf = self.store.policies if self.store is not None else None
+            self.outbound_tls = OutboundTls(self.settings, self.resolver, shelf, self.health)
+            self.outbound_tls.start()
 
     def readiness(self) -> tuple[Callable[[], Readiness], ...]:
         """What must be in order before mail should come."""
@@ -263,6 +269,8 @@ class Runtime:
         """Close every door, and end what is still open."""
         for door in self._doors:
             await door.close()
+        if self.outbound_tls is not None:
+            await self.outbound_tls.close()
         if self.store is not None:
             await self.store.close(STORE_FLUSH_S)
         if isinstance(self.resolver, StubResolver):

@@ -29,6 +29,7 @@ from gateway.ops.config.models import (
     DnsUpdateSettings,
     KeysSettings,
     MtaStsSettings,
+    OutboundTlsSettings,
     PolicySettings,
     Settings,
     SigningSettings,
@@ -284,6 +285,23 @@ def load_secret(path: Path) -> str:
     if not base64.b64decode(secret, validate=True):
         raise ValueError("empty")
     return secret
+
+
+def check_authorities(outbound_tls: OutboundTlsSettings) -> Iterator[FileFault]:
+    """Whether the trusted authorities can be read: without them every certificate would be refused."""
+    if outbound_tls.ca_file is None:
+        return
+    try:
+        ssl.create_default_context(cafile=outbound_tls.ca_file)
+    except ssl.SSLError:
+        yield FileFault(
+            section="outbound_tls",
+            key="ca_file",
+            what="holds no readable certificate",
+            remedy="give a PEM file of authorities, or leave it out for the system's",
+        )
+    except OSError as error:
+        yield _unreadable("outbound_tls", "ca_file", error)
 
 
 def _public_key(path: Path) -> bytes:

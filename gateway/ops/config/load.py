@@ -21,6 +21,7 @@ from gateway.ops.config.models import (
     KeysSettings,
     MtaStsSettings,
     OutboundSettings,
+    OutboundTlsSettings,
     PolicySettings,
     Section,
     Settings,
@@ -259,6 +260,13 @@ def _check_files(
         section = getattr(settings, name) if settings else _section(model, merged.get(name), context)
         if section is not None:
             yield from files.check_tls(name, section, now)
+    outbound_tls = (
+        settings.outbound_tls
+        if settings
+        else _section(OutboundTlsSettings, merged.get("outbound_tls", {}), context)
+    )
+    if outbound_tls is not None:
+        yield from files.check_authorities(outbound_tls)
     yield from files.check_signing(list(_signing(settings, merged, context)))
     policy = settings.policy if settings else _section(PolicySettings, merged.get("policy", {}), context)
     if policy is not None:

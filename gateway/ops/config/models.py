@@ -292,8 +292,8 @@ class OutboundTlsSettings(Section):
         examples=["/etc/ssl/certs/ca-certificates.crt"],
     )
     fetch_timeout_s: Seconds = Field(
-        default=30.0,
-        description="How long fetching an MTA-STS policy may take (RFC 8461 suggests a minute at most).",
+        default=10.0,
+        description="How long fetching an MTA-STS policy may take; the first mail to a domain waits for it (RFC 8461: a minute at most).",
     )
     policy_port: Port = Field(
         default=443, description="The port of MTA-STS policy hosts; other than 443 only for tests."

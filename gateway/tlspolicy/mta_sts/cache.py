@@ -267,6 +267,8 @@ class PolicyCache:
 
     async def _renew(self, domain: str, slots: asyncio.Semaphore) -> None:
         async with slots:
+            if await self._renewed_by_others(domain):
+                return
             outcome = await self._resolver.query(f"_mta-sts.{domain}", RecordType.TXT)
             held = self._unexpired(domain)
             identifier, problem = _read_record(outcome)
@@ -279,6 +281,15 @@ class PolicyCache:
         held = self._unexpired(domain)
         if held is not None and held.renew <= self._now():  # nothing new could be had
             self._renew_at(domain, held, self._now() + self._patience(held))
+
+    async def _renewed_by_others(self, domain: str) -> bool:
+        """Whether another process with the same shelf was quicker: its policy is taken, and nobody is asked."""
+        stored = await self._on_shelf(lambda: self._shelf.get(domain))
+        held = self._held.get(domain)
+        if stored is None or held is None or stored.fetched <= held.fetched:
+            return False
+        self._hold_stored(stored)
+        return True
 
     def _patience(self, held: _Held) -> timedelta:
         """Until the next try: several before it expires, and no more often than RFC 8461 §3.3 allows."""
@@ -399,11 +410,13 @@ class PolicyCache:
     # Tasks
 
     async def aclose(self) -> None:
-        """End all that is under way; what waits for it is cancelled."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """End every fetch, and with it whoever waits for one; what was fetched before is put on the shelf, in a short time."""
+        for fetch in list(self._fetches.values()):
+            fetch.cancel()
+        if self._tasks:
+            _, late = await asyncio.wait(list(self._tasks), timeout=SHELF_TIMEOUT_S)
+            for task in late:
+                task.cancel()
         await self._fetcher.aclose()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -386,6 +386,22 @@ async def test_all_on_the_shelf_is_taken_and_renewed_after_a_restart() -> None:
     assert sorted(world.fetches[5:]) == [f"d{number}.example" for number in range(5)]
 
 
+async def test_what_another_process_renewed_is_taken_without_a_fetch() -> None:
+    world = World()
+    world.publish("1", text())
+    await world.look()
+    one = world.cache
+    world.now += RENEW_AFTER
+    other = world.restart()
+    await other.load()
+    await other.renew_due()
+    await world.settle()
+    assert len(world.fetches) == 2
+    await one.renew_due()
+    assert (await one.look_up(DOMAIN)).expires == world.now + timedelta(seconds=WEEK_S)
+    assert len(world.fetches) == 2
+
+
 class BrokenShelf(MemoryShelf):
     def __init__(self) -> None:
         super().__init__()
