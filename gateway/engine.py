@@ -24,13 +24,14 @@ from gateway.dns.resolver import Resolver
 from gateway.mail.authentication_results import forged_positions, hides_results
 from gateway.mail.author import Author, NoAuthor, find_author
 from gateway.mail.edits import Edits, NewField
-from gateway.mail.envelope import Envelope
+from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.headers import fold_field
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
 from gateway.policy.facts import Case, dkim_summary
 from gateway.policy.rules import Mode, Rule, RuleSet
 from gateway.stamp import stamp, stamp_failure
+from gateway.submission import Submission
 from gateway.verdict import Disposition, Stage, Verdict
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ QUARANTINE_FIELD: Final = "X-Gateway-Quarantine"
 
 INTERNAL_RULE: Final = "gateway.internal"
 UNREADABLE_RULE: Final = "gateway.unreadable"
+SENDER_RULE: Final = "gateway.sender"
+"""A user of ours wrote as somebody else; see `gateway.submission`."""
 
 _HANDED_ON: Final = frozenset({Disposition.ACCEPT, Disposition.QUARANTINE})
 
@@ -101,6 +104,7 @@ class Engine:
 
     Attributes:
         signer: signs the mail of our own users and hosts; None: nothing is signed. May be replaced at any time, as `rules`.
+        submission: what is asked of our users' messages, and done to them, at the submission door; None: nothing.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class Engine:
     ) -> None:
         self.rules = rules
         self.signer: Signer | None = None
+        self.submission: Submission | None = None
         self._resolver = resolver
         self._authserv_id = authserv_id
         self._connections = ConnectionChecks(authserv_id)
@@ -125,9 +130,11 @@ class Engine:
     async def screen(self, stage: Stage, envelope: Envelope) -> Verdict | None:
         """Try the rules of an early stage; None where none refuses. An early accept only ends the early rules."""
         rules = self.rules
-        if not rules.asks(stage):
-            return None
         try:
+            if stage is Stage.MAIL and (refused := self._refuse_sender(envelope)):
+                return refused
+            if not rules.asks(stage):
+                return None
             evidence = await self._connection_evidence(envelope, self._budget())
             case = Case(envelope=envelope, evidence=evidence)
             rule = rules.decide(stage, case)
@@ -152,7 +159,9 @@ class Engine:
             if hides_results(message):
                 verdict = self._unreadable(envelope)
             else:
-                verdict = await self._judge(envelope, message, author)
+                verdict = self._refuse_sender(envelope, message) or await self._judge(
+                    envelope, message, author
+                )
         except Exception:  # noqa: BLE001 - the one place where a bug ends (design: 451, or accept and say so)
             _log.exception("engine.failed", id=envelope.id, stage=Stage.MESSAGE)
             verdict = self._failed(envelope, message)
@@ -182,10 +191,10 @@ class Engine:
         if rule is None:
             raise AssertionError("a rule set's last rule takes every message")
         applied = Disposition.ACCEPT if rules.mode is Mode.MONITOR else rule.disposition
-        marks = [stamp(self._authserv_id, envelope, evidence)]
+        marks = [stamp(self._authserv_id, envelope, evidence)] if _is_stamped(envelope) else []
         if applied is Disposition.QUARANTINE:
             marks.append(_quarantine_mark(rule, envelope))
-        edits = self._edits(message, marks)
+        edits = self._edits(envelope, message, marks)
         signing: Signing | None = None
         if applied in _HANDED_ON:
             edits, signing = self._sign(envelope, message, author, edits)
@@ -210,8 +219,9 @@ class Engine:
         if signer is None or not envelope.session.is_ours:
             return edits, None
         signed = signer.sign(message, author, edits, now=self._clock())
-        stamped, *others = edits.prepend
-        return Edits(prepend=(stamped, *signed.fields, *others), remove=edits.remove), signed.signing
+        at = 1 if _is_stamped(envelope) else 0
+        prepend = (*edits.prepend[:at], *signed.fields, *edits.prepend[at:])
+        return Edits(prepend=prepend, remove=edits.remove), signed.signing
 
     async def _evidence(self, envelope: Envelope, message: Message, author: Author | NoAuthor) -> Evidence:
         """Everything the checks find. Our own users are not judged: their mail comes from where they are."""
@@ -252,10 +262,30 @@ class Engine:
             spf_helo=found.spf_helo, spf=found.spf, iprev=found.iprev, sender_domain=found.sender_domain
         )
 
-    def _edits(self, message: Message, marks: list[NewField]) -> Edits:
+    def _refuse_sender(self, envelope: Envelope, message: Message | None = None) -> Verdict | None:
+        """Whether one of our users writes as somebody else; the rules' mode does not matter: no stranger is judged."""
+        submission = self._submission_of(envelope)
+        if submission is None:
+            return None
+        reply = submission.refuse_sender(envelope)
+        if reply is None and message is not None:
+            reply = submission.refuse_authors(envelope, message)
+        if reply is None:
+            return None
+        return Verdict(disposition=Disposition.REJECT, rule=SENDER_RULE, reply=reply)
+
+    def _submission_of(self, envelope: Envelope) -> Submission | None:
+        return self.submission if envelope.session.listener is Listener.SUBMISSION else None
+
+    def _edits(self, envelope: Envelope, message: Message, marks: list[NewField]) -> Edits:
         forged = forged_positions(message, (self._authserv_id,))
         stale_marks = message.positions(QUARANTINE_FIELD.lower().encode())
-        return Edits(prepend=tuple(marks), remove=forged.union(stale_marks))
+        edits = Edits(prepend=tuple(marks), remove=forged.union(stale_marks))
+        submission = self._submission_of(envelope)
+        if submission is None:
+            return edits
+        completed = submission.complete(envelope, message, self._clock())
+        return Edits(prepend=edits.prepend + completed.prepend, remove=edits.remove | completed.remove)
 
     def _unreadable(self, envelope: Envelope) -> Verdict:
         """Refuse in every mode, and from our own users too: handed on, results in our name would be believed."""
@@ -265,11 +295,20 @@ class Engine:
         return Verdict(disposition=Disposition.REJECT, rule=UNREADABLE_RULE, reply=reply)
 
     def _failed(self, envelope: Envelope, message: Message) -> Verdict:
-        if self._options.on_error is OnError.DEFER or hides_results(message):
+        # A user whose From was not looked at must not write as another: whatever the operator chose for strangers.
+        unchecked = self._submission_of(envelope) is not None
+        if unchecked or self._options.on_error is OnError.DEFER or hides_results(message):
             reply = Reply.of(451, "4.3.0", f"internal error, please try again later ({envelope.id})")
             return Verdict(disposition=Disposition.DEFER, rule=INTERNAL_RULE, reply=reply)
         mark = stamp_failure(self._authserv_id, INTERNAL_RULE)
-        return Verdict(disposition=Disposition.ACCEPT, rule=INTERNAL_RULE, edits=self._edits(message, [mark]))
+        return Verdict(
+            disposition=Disposition.ACCEPT, rule=INTERNAL_RULE, edits=self._edits(envelope, message, [mark])
+        )
+
+
+def _is_stamped(envelope: Envelope) -> bool:
+    """Our users' own mail is not: nothing was checked, and the world need not know their logins (decision 12)."""
+    return envelope.session.listener is not Listener.SUBMISSION
 
 
 def _quarantine_mark(rule: Rule, envelope: Envelope) -> NewField:

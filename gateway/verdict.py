@@ -36,7 +36,7 @@ class Verdict:
         disposition: what to do.
         intended: what the rule asked for; differs from `disposition` only where the rule set is a monitor.
         rule: the id of the operator's rule that matched; `gateway.internal` where a bug of ours decided,
-            `gateway.unreadable` where the header section is beyond what is read.
+            `gateway.sender` where a user of ours wrote as somebody else, `gateway.unreadable` where the header section is beyond what is read.
         reply: what to tell the client; for ACCEPT and QUARANTINE None: the reply is downstream's own.
         edits: what to change in the message that is handed on; the same for every listener.
         evidence: what it rests on.

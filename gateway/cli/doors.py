@@ -11,9 +11,18 @@ from gateway.engine import Engine
 from gateway.listeners.http import HttpListener, Readiness
 from gateway.listeners.milter import MilterListener, MilterSocket, MilterUnavailableError
 from gateway.listeners.smtp import SmtpListener
-from gateway.ops.config import HostPort, HttpSettings, InboundSettings, MilterSettings, Settings
+from gateway.listeners.submission import SubmissionListener
+from gateway.ops.config import (
+    HostPort,
+    HttpSettings,
+    InboundSettings,
+    MilterSettings,
+    Settings,
+    SubmissionSettings,
+)
 from gateway.ops.health import Health
 from gateway.tlspolicy.decide import Decider
+from gateway.verdict import Stage
 
 if TYPE_CHECKING:
     from gateway.store import Store
@@ -127,6 +136,8 @@ def build_doors(parts: Parts) -> Iterator[Door]:
     settings = parts.settings
     if settings.inbound is not None:
         yield inbound_door(parts, settings.inbound)
+    if settings.submission is not None and parts.worker.index == 0:  # guesses are counted in one place
+        yield submission_door(parts, settings.submission)
     if settings.milter is not None:
         yield milter_door(parts, settings.milter)
     if settings.http is not None and not parts.worker.shares_ports:  # else one process serves it for all
@@ -153,6 +164,34 @@ def inbound_door(parts: Parts, inbound: InboundSettings) -> Door:
         name="inbound",
         key="[inbound] listen",
         where=", ".join(map(str, inbound.listen)),
+        start=lambda: listener.start(reuse_port=parts.worker.shares_ports),
+        addresses=lambda: (str(HostPort(*where)) for where in listener.addresses),
+        close=close,
+        drain=listener.drain,
+        retire=listener.retire,
+        reload=listener.reload_tls,
+    )
+
+
+def submission_door(parts: Parts, submission: SubmissionSettings) -> Door:
+    """Our own users' mail programs."""
+    engine = parts.engine
+    listener = SubmissionListener(
+        submission,
+        hostname=parts.settings.hostname,
+        judge=engine,
+        observer=parts.health,
+        asks=lambda stage: stage is Stage.MAIL or engine.rules.asks(stage),
+    )
+    parts.health.bytes_in_flight_from(lambda: listener.budget.used)
+
+    async def close() -> None:
+        listener.close()
+
+    return Door(
+        name="submission",
+        key="[submission] listen",
+        where=", ".join(map(str, (*submission.listen, *submission.listen_tls))),
         start=lambda: listener.start(reuse_port=parts.worker.shares_ports),
         addresses=lambda: (str(HostPort(*where)) for where in listener.addresses),
         close=close,

@@ -15,11 +15,10 @@ from gateway.dns.zone import ZoneResolver
 from gateway.engine import Engine, EngineOptions, Judged, OnError
 from gateway.ops.config import ArcSettings, DkimSettings, DnsSettings, PolicySettings, Settings
 from gateway.policy import RuleSet
+from gateway.smtp.relay import LocalDomains
+from gateway.submission import FromCheck, Submission
 from gateway.tlspolicy.dane import ValidationWatch
 from gateway.tlspolicy.decide import Decider, DeciderOptions, StsSource
-from gateway.tlspolicy.mta_sts.cache import PolicyCache, PolicyEvent
-from gateway.tlspolicy.mta_sts.fetch import FetchOptions, HttpsFetcher
-from gateway.tlspolicy.mta_sts.shelf import MemoryShelf, PolicyShelf
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 LOOPBACK: Final = "127.0.0.1"
@@ -120,6 +119,21 @@ def build_signer(keys: KeyTable) -> Signer | None:
     return Signer(keys) if keys.keys else None
 
 
+def build_submission(settings: Settings) -> Submission | None:
+    """What the submission door asks of its users' messages; None where there is no such door."""
+    door = settings.submission
+    if door is None:
+        return None
+    return Submission(
+        hostname=settings.hostname,
+        from_check=FromCheck(door.from_check),
+        senders=door.senders,
+        is_local=LocalDomains(settings.local_domains).__contains__,
+        login_domain=door.login_domain,
+        recipient_delimiter=door.recipient_delimiter,
+    )
+
+
 def build_decider(
     settings: Settings, resolver: StubResolver | ZoneResolver, sts: StsSource | None = None
 ) -> Decider:
@@ -133,24 +147,6 @@ def build_decider(
             overrides=tls.overrides, port=SMTP_PORT if outbound is None else outbound.remote_port
         ),
     )
-
-
-def build_policies(
-    settings: Settings,
-    resolver: StubResolver | ZoneResolver,
-    shelf: PolicyShelf | None,
-    observe: Callable[[PolicyEvent], None],
-) -> PolicyCache | None:
-    """The MTA-STS policies, kept on `shelf` or in memory alone; None where MTA-STS is off.
-
-    Raises:
-        OSError: `ca_file`; `gateway.ops.config.load` has looked at it before.
-    """
-    tls = settings.outbound_tls
-    if not tls.mta_sts:
-        return None
-    options = FetchOptions(timeout_s=tls.fetch_timeout_s, port=tls.policy_port, ca_file=tls.ca_file)
-    return PolicyCache(resolver, HttpsFetcher(resolver, options), shelf or MemoryShelf(), observe=observe)
 
 
 def _check_of(resolver: StubResolver | ZoneResolver) -> Callable[[], Awaitable[Validation]]:

@@ -203,7 +203,7 @@ class DownstreamPool:
         self.capabilities = connection.client.capabilities or self.capabilities
         if not reusable or not connection.is_open:
             connection.close()
-        elif self._is_closed or connection.uses >= MAX_USES:
+        elif self._is_closed or connection.uses >= MAX_USES or connection.client.is_private:
             connection.quit()
         else:
             connection.idle_since = time.monotonic()

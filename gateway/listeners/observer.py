@@ -5,6 +5,7 @@ from typing import Protocol
 from gateway.mail.envelope import Listener
 from gateway.smtp.client import DownstreamFailure, Step
 from gateway.smtp.command import Verb
+from gateway.smtp.dialog import LoginOutcome
 from gateway.smtp.effects import SessionEnd
 from gateway.verdict import Disposition
 
@@ -22,6 +23,10 @@ class SmtpObserver(Protocol):
 
     def command(self, listener: Listener, verb: Verb, code: int) -> None:
         """A client's command was answered with this code."""
+        ...
+
+    def login(self, listener: Listener, mechanism: str, outcome: LoginOutcome) -> None:
+        """A log-in was answered; the mechanism is one of those that are relayed, or `other`."""
         ...
 
     def downstream_reply(self, command: Step, code: int, seconds: float) -> None:
@@ -47,6 +52,9 @@ class NoObserver:
         """Not counted."""
 
     def command(self, listener: Listener, verb: Verb, code: int) -> None:
+        """Not counted."""
+
+    def login(self, listener: Listener, mechanism: str, outcome: LoginOutcome) -> None:
         """Not counted."""
 
     def downstream_reply(self, command: Step, code: int, seconds: float) -> None:

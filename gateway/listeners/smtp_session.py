@@ -1,29 +1,33 @@
 """One client's connection: carries out what its `ProxySession` asks for, and tells it what happens."""
 
 import asyncio
+import math
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, Final, ParamSpec, assert_never, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, assert_never, cast
 
 import structlog
 
 from gateway.listeners.downstream import DownstreamConnection
 from gateway.listeners.spool import MessageSpool
 from gateway.mail.envelope import IpAddress, Tls
+from gateway.mail.errors import ParseError
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
 from gateway.smtp.client import DownstreamFailure, Step
 from gateway.smtp.command import Verb
-from gateway.smtp.dialog import Awaiting
+from gateway.smtp.dialog import Awaiting, LoginEnd
 from gateway.smtp.effects import (
     Ask,
     Close,
     Deliver,
     Effect,
     Lease,
+    Pause,
     Release,
     Screen,
     Send,
@@ -33,6 +37,8 @@ from gateway.smtp.effects import (
 )
 from gateway.smtp.ehlo import Capabilities
 from gateway.smtp.proxy import ProxySession
+from gateway.smtp.proxy_protocol import bytes_to_read, parse_proxy_header
+from gateway.smtp.settings import is_within
 from gateway.smtp.state import State
 from gateway.smtp.transaction import Spool, Transaction
 from gateway.verdict import Disposition, Stage, Verdict
@@ -51,6 +57,9 @@ CLOSE_TIMEOUT_S: Final = 10.0
 REST_AFTER_S: Final = 2.0
 """A client that is silent so long between two messages gives its connection downstream to others."""
 
+OTHER_MECHANISM: Final = "other"
+"""The metric label of mechanisms that are not relayed."""
+
 _P = ParamSpec("_P")
 
 _log: Final = structlog.get_logger(__name__)
@@ -67,11 +76,13 @@ class SmtpSession(asyncio.Protocol):
         self._effects: deque[Effect] = deque()
         self._is_performing = False
         self._task: asyncio.Task[None] | None = None
+        self._paused: asyncio.TimerHandle | None = None
         self._early: bytes | None = None  # what TLS brought before we knew that its handshake was over
         self._is_paused = False
         self._is_choked = False
         self._end: SessionEnd | None = None
         self._admitted: IpAddress | None = None
+        self._secured: IpAddress | None = None  # whose handshake came first
         self._identifier = listener.next_identifier()
         # Timing
         self._seen = -1
@@ -82,18 +93,24 @@ class SmtpSession(asyncio.Protocol):
     # ── asyncio.Protocol ────────────────────────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected."""
+        """A client connected, or its handshake is done where TLS begins at once."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
-        peer = _peer_address(transport)
+        if self._secured is not None:
+            self._begin(self._secured, _tls_of(transport))
+            return
+        peer = _peer_address(transport.get_extra_info("peername"))
         self._listener.opened(self)
         if peer is None or not self._listener.has_place():
             if peer is not None:
                 self._transport.write(replies.TOO_MANY_SESSIONS.to_bytes())
             self._close(SessionEnd.REFUSED)
             return
+        self._begin(peer)
+
+    def _begin(self, peer: IpAddress, tls: Tls | None = None) -> None:
         _log.debug("session.opened", session=self._identifier, client=str(peer))
         self._core = self._listener.make_core(self, peer=peer, identifier=self._identifier)
-        self._feed(self._core.connected)
+        self._feed(self._core.connected, tls)
 
     def data_received(self, data: bytes) -> None:
         """The client sent something."""
@@ -109,6 +126,8 @@ class SmtpSession(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is gone changes nothing
         """The client, or we, closed the connection."""
         self._transport = None
+        if self._paused:
+            self._paused.cancel()
         if self._task and self._core and self._core.awaiting is not Awaiting.DELIVERY:
             self._task.cancel()
         self._end = self._end or SessionEnd.CLIENT_CLOSED
@@ -128,6 +147,72 @@ class SmtpSession(asyncio.Protocol):
         """It reads again."""
         self._is_choked = False
         self._regulate()
+
+    # ── TLS at once ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def secure(self, connection: socket.socket) -> None:
+        """A client connected where TLS begins at once: the session is its owner's, and begins with the handshake."""
+        self._listener.opened(self)
+        self._start(self._secure(connection))
+
+    async def _secure(self, connection: socket.socket) -> None:
+        end: SessionEnd | None = SessionEnd.DRAINED  # where it is cancelled
+        try:
+            end = await self._handshake_at_once(connection)
+        except Exception:  # noqa: BLE001 - a bug: a traceback, and this session only
+            _log.exception("session.failed", session=self._identifier)
+            end = SessionEnd.INTERNAL
+        finally:
+            if end is not None and self._core is None:
+                connection.close()
+                self._end = end
+                if self._admitted is not None:
+                    self._listener.leave(self._admitted)
+                self._finish_if_done()
+
+    async def _handshake_at_once(self, connection: socket.socket) -> SessionEnd | None:
+        """Why there is no session; before the handshake nothing can be said."""
+        try:
+            peer = _peer_address(connection.getpeername())
+            if peer is None or not self._listener.has_place():
+                return SessionEnd.REFUSED
+            client = await asyncio.wait_for(self._balanced(connection, peer), BALANCER_TIMEOUT_S)
+        except ParseError:
+            return SessionEnd.BAD_PROXY_HEADER
+        except TimeoutError:
+            return SessionEnd.TIMEOUT
+        except OSError:
+            return SessionEnd.CLIENT_CLOSED
+        context = self._listener.tls
+        if context is None or self.admit(client):
+            return SessionEnd.REFUSED
+        self._secured = client
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self, connection, ssl=context, ssl_handshake_timeout=TLS_TIMEOUT_S
+            )
+        except (OSError, TimeoutError) as error:
+            _log.info("session.tls-failed", session=self._identifier, error=str(error)[:200])
+            return SessionEnd.TLS_FAILED
+        return None
+
+    async def _balanced(self, connection: socket.socket, peer: IpAddress) -> IpAddress:
+        """Who the client is, from its load balancer where it comes by one; not a byte of the handshake is read.
+
+        Raises:
+            ParseError: no PROXY header, or a bad one.
+            OSError: the connection was closed.
+        """
+        if not is_within(peer, self._listener.proxy.proxy_protocol_from):
+            return peer
+        data = b""
+        while True:
+            more = await asyncio.get_running_loop().sock_recv(connection, bytes_to_read(data))
+            if not more:
+                raise ConnectionResetError("closed within the PROXY header")
+            data += more
+            if header := parse_proxy_header(data):
+                return header.client or peer
 
     # ── effects ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -171,6 +256,8 @@ class SmtpSession(asyncio.Protocol):
                 self._start(self._ask(effect))
             case StartTls():
                 self._start_tls()
+            case Pause(seconds):
+                self._pause(seconds)
             case Close(end):
                 self._close(end)
             case _:
@@ -194,6 +281,11 @@ class SmtpSession(asyncio.Protocol):
                 self._finish_if_done()
             case _:
                 assert_never(effect)
+
+    def _pause(self, seconds: float) -> None:
+        core = self._core
+        if core:
+            self._paused = asyncio.get_running_loop().call_later(seconds, self._feed, core.pause_over)
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(work)
@@ -336,7 +428,9 @@ class SmtpSession(asyncio.Protocol):
                 return settings.command_timeout_s
             case Awaiting.DELIVERY:
                 return settings.downstream_data_timeout_s
-            case Awaiting.CAPABILITIES | Awaiting.MAIL | Awaiting.RCPT | Awaiting.DATA:
+            case Awaiting.TURN | Awaiting.PENALTY:
+                return math.inf  # the pause ends by itself
+            case Awaiting.CAPABILITIES | Awaiting.AUTH | Awaiting.MAIL | Awaiting.RCPT | Awaiting.DATA:
                 return settings.downstream_timeout_s
             case Awaiting.TLS:
                 return TLS_TIMEOUT_S + CLOSE_TIMEOUT_S  # the handshake has its own
@@ -349,13 +443,22 @@ class SmtpSession(asyncio.Protocol):
         """Begin nothing new."""
         if self._core:
             self._feed(self._core.drain)
+        else:
+            self._call_off()
 
     def abort(self) -> None:
         """End now."""
         if self._core:
             self._feed(self._core.abort)
+        else:
+            self._call_off()
         if self._transport:
             self._transport.close()
+
+    def _call_off(self) -> None:
+        """There is no session yet: no handshake is waited for."""
+        if self._task:
+            self._task.cancel()
 
     def cut(self) -> None:
         """End without another word."""
@@ -369,7 +472,9 @@ class SmtpSession(asyncio.Protocol):
         return datetime.now(UTC)
 
     def admit(self, address: IpAddress) -> Reply | None:
-        """Count the session for this client."""
+        """Count the session for this client, once."""
+        if self._admitted is not None:
+            return None
         if not self._listener.enter(address):
             return replies.TOO_MANY_FROM_CLIENT
         self._admitted = address
@@ -408,6 +513,22 @@ class SmtpSession(asyncio.Protocol):
         self._listener.observer.downstream_failed(failure)
         _log.warning("downstream.failed", session=self._identifier, failure=failure, detail=detail[:200])
 
+    def login_ended(self, login: LoginEnd) -> None:
+        """Count it, and tell the operator who it was, and never how it was proven."""
+        outcome, mechanism, who, reply = login
+        self._listener.observer.login(self._listener.role, mechanism or OTHER_MECHANISM, outcome)
+        client = self._core.session.client_ip if self._core else None
+        _log.info(
+            "session.auth",
+            session=self._identifier,
+            client=str(client),
+            login=who,
+            mechanism=mechanism,
+            outcome=outcome,
+            code=reply.code,
+            text=reply.text[:200],
+        )
+
     def message_answered(self, transaction: Transaction, reply: Reply) -> None:
         """Count it, and tell the operator what became of it."""
         verdict = transaction.verdict
@@ -429,11 +550,10 @@ class SmtpSession(asyncio.Protocol):
 _INTERNAL: Final = Verdict(disposition=Disposition.DEFER, rule="gateway.internal", reply=replies.INTERNAL)
 
 
-def _peer_address(transport: asyncio.BaseTransport) -> IpAddress | None:
-    """The client's address; None where it is gone already."""
-    peer = transport.get_extra_info("peername")
+def _peer_address(name: Any) -> IpAddress | None:
+    """The client's address from its socket's name; None where it is gone already."""
     try:
-        address = ip_address(str(peer[0]).partition("%")[0])
+        address = ip_address(str(name[0]).partition("%")[0])
     except (TypeError, ValueError, IndexError):
         return None
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

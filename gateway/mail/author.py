@@ -75,6 +75,19 @@ def find_author(message: Message) -> Author | NoAuthor:
     return Author(mailbox, display_name, positions[0])
 
 
+def find_mailboxes(message: Message, key: bytes) -> tuple[Mailbox, ...] | AuthorFault:
+    """Every address of the one field of this name (`from`, `sender`), or why they are not beyond doubt."""
+    if _is_ambiguous(message):
+        return AuthorFault.AMBIGUOUS_MESSAGE
+    fields = message.named(key)
+    if len(fields) != 1:
+        return AuthorFault.SEVERAL_FROM if fields else AuthorFault.NO_FROM
+    try:
+        return tuple(mailbox for mailbox, _ in _parse_mailboxes(message.value(fields[0])))
+    except _FaultyFromError as error:
+        return error.fault
+
+
 def _is_ambiguous(message: Message) -> bool:
     """Whether readers may differ in the header section; a bare line end in the body alone cannot move From."""
     found = message.defects & AMBIGUOUS
@@ -120,13 +133,19 @@ _LOCAL_TRAP: Final = re.compile(r"[@<>,;:()\[\]\"\\\s]|=\?")
 
 def _parse_from(value: bytes) -> tuple[Mailbox, str | None]:
     """The one mailbox of a From field's value, folding and all, and its display name."""
+    mailboxes = _parse_mailboxes(value)
+    if len(mailboxes) > 1:
+        raise _FaultyFromError(AuthorFault.SEVERAL_AUTHORS, "several addresses")
+    return mailboxes[0]
+
+
+def _parse_mailboxes(value: bytes) -> list[tuple[Mailbox, str | None]]:
+    """Every mailbox, at least one."""
     members = _split_members(_tokenize(_to_text(value)))
     mailboxes = [_read_member(member) for member in members]
     if not mailboxes:
         raise _FaultyFromError(AuthorFault.NO_AUTHOR, "no address")
-    if len(mailboxes) > 1:
-        raise _FaultyFromError(AuthorFault.SEVERAL_AUTHORS, "several addresses")
-    return mailboxes[0]
+    return mailboxes
 
 
 def _to_text(value: bytes) -> str:

@@ -6,6 +6,7 @@ from ipaddress import IPv6Address
 from typing import Final
 
 from gateway.mail.address import parse_domain_or_literal
+from gateway.mail.dates import write_date
 from gateway.mail.edits import NewField
 from gateway.mail.envelope import Envelope, IpAddress, Session
 from gateway.mail.errors import ParseError
@@ -13,12 +14,12 @@ from gateway.mail.headers import comment, fold_field
 
 MAX_ID_CHARACTERS: Final = 64
 
-_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NOT_ATOM: Final = re.compile(r"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]")
 
 
-def write_received(envelope: Envelope, *, by: str, now: datetime, for_recipient: bool) -> NewField:
+def write_received(
+    envelope: Envelope, *, by: str, now: datetime, for_recipient: bool, hide_client: bool = False
+) -> NewField:
     """The trace field for this transaction.
 
     Args:
@@ -26,6 +27,7 @@ def write_received(envelope: Envelope, *, by: str, now: datetime, for_recipient:
         by: our own host name.
         now: with its time zone.
         for_recipient: name the recipient, if there is exactly one; more than one would be told of each other.
+        hide_client: do not tell from where it came. Deviation: RFC 5321 §4.4 asks for FROM; readers do without.
 
     Raises:
         ValueError: `now` has no time zone: a mistake of ours.
@@ -47,7 +49,8 @@ def write_received(envelope: Envelope, *, by: str, now: datetime, for_recipient:
         if envelope.smtputf8 or recipient.isascii():
             by_pieces += ["for", recipient]
     by_pieces[-1] += ";"
-    return fold_field("Received", _from_pieces(session), by_pieces, (_date(now),))
+    said_from = () if hide_client else (_from_pieces(session),)
+    return fold_field("Received", *said_from, by_pieces, (write_date(now),))
 
 
 def _from_pieces(session: Session) -> list[str]:
@@ -73,13 +76,3 @@ def _protocol(envelope: Envelope) -> str:
     base = "UTF8SMTP" if envelope.smtputf8 else "ESMTP"
     # RFC 3848: S before A, as in ESMTPSA.
     return base + ("S" if session.tls else "") + ("A" if session.login is not None else "")
-
-
-def _date(now: datetime) -> str:
-    """RFC 5322 §3.3, in English whatever the locale."""
-    offset = now.utcoffset()
-    if offset is None:
-        raise ValueError("a date without a time zone")
-    minutes = int(offset.total_seconds()) // 60
-    zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}{abs(minutes) % 60:02}"
-    return f"{_DAYS[now.weekday()]}, {now.day} {_MONTHS[now.month - 1]} {now.year} {now:%H:%M:%S} {zone}"

@@ -74,11 +74,12 @@ class Metrics(Collector):
         self._lock = Lock()
         self._workers = workers
         self._bytes_elsewhere = 0.0
-        self._bytes_in_flight: Callable[[], float] = int
+        self._bytes_in_flight: list[Callable[[], float]] = []
         self._store: StoreWriter | None = None
         self._sessions = Tally("sessions", "Sessions, by how they ended.", "listener", "end")
         self._sessions_open = Tally("sessions_open", "Sessions open now.", "listener")
         self._commands = Tally("commands", "Commands answered, by our reply.", "listener", "verb", "code")
+        self._logins = Tally("logins", "Log-ins answered.", "listener", "mechanism", "outcome")
         self._messages = Tally("messages", "Messages judged.", "listener", "disposition", "rule")
         self._seconds = Spread(
             "message_duration_seconds", "From the end of the data to our reply.", _MESSAGE_SECONDS, "listener"
@@ -111,9 +112,6 @@ class Metrics(Collector):
         for tally in (self._rows_waiting, self._store_failures):
             tally.values.clear()  # not there where there is no store
         self._reloads = Tally("config_reload", "Reloads of config, rules and certificates.", "outcome")
-        self._sts_policies = Tally(
-            "mta_sts_policies", "MTA-STS policies fetched, renewed, lost, and why.", "change", "problem"
-        )
         self.registry.register(self)
 
     def collect(self) -> Iterator[PrometheusMetric]:
@@ -125,7 +123,7 @@ class Metrics(Collector):
         in_flight = GaugeMetricFamily(
             "gateway_bytes_in_flight",
             "Message bytes held now.",
-            self._bytes_in_flight() + self._bytes_elsewhere,
+            self._bytes_here() + self._bytes_elsewhere,
         )
         processes = GaugeMetricFamily("gateway_workers", "Processes that do the work.", self._workers)
         build = GaugeMetricFamily(
@@ -138,6 +136,7 @@ class Metrics(Collector):
         return (
             self._sessions,
             self._commands,
+            self._logins,
             self._messages,
             self._results,
             self._policies,
@@ -150,7 +149,6 @@ class Metrics(Collector):
             self._rows,
             self._store_failures,
             self._reloads,
-            self._sts_policies,
         )
 
     def _histograms(self) -> tuple[Spread, ...]:
@@ -178,7 +176,7 @@ class Metrics(Collector):
             return {
                 "tallies": {tally.name: tally.dump() for tally in (*self._counters(), *self._gauges())},
                 "spreads": {spread.name: spread.dump() for spread in self._histograms()},
-                "bytes_in_flight": self._bytes_in_flight() + self._bytes_elsewhere,
+                "bytes_in_flight": self._bytes_here() + self._bytes_elsewhere,
                 "workers": self._workers,
             }
 
@@ -212,6 +210,11 @@ class Metrics(Collector):
         with self._lock:
             self._commands.add((listener, verb, _CODES.get(code, OTHER)))
 
+    def login(self, listener: Listener, mechanism: str, outcome: str) -> None:
+        """A log-in was answered. `mechanism` is one of those that are relayed, or `other`; never a client's own word."""
+        with self._lock:
+            self._logins.add((listener, mechanism, outcome))
+
     def message(self, listener: Listener, disposition: Disposition, size: int, seconds: float) -> None:
         """A message was answered at the end of its data; `judged` counts what became of it."""
         del disposition
@@ -231,8 +234,11 @@ class Metrics(Collector):
             self._failures.add((failure,))
 
     def bytes_in_flight_from(self, read: Callable[[], float]) -> None:
-        """Take the bytes in flight from their owner, at each scrape."""
-        self._bytes_in_flight = read
+        """Take a door's bytes in flight from their owner, at each scrape."""
+        self._bytes_in_flight.append(read)
+
+    def _bytes_here(self) -> float:
+        return sum(read() for read in self._bytes_in_flight)
 
     def store_from(self, writer: StoreWriter) -> None:
         """Take the store's counts from their owner, at each scrape."""
@@ -270,11 +276,6 @@ class Metrics(Collector):
         """SIGHUP was obeyed, or the new files were refused and the old ones stand."""
         with self._lock:
             self._reloads.add(("ok" if ok else "refused",))
-
-    def sts_policy(self, change: str, problem: str | None) -> None:
-        """An MTA-STS policy came, went or changed; both are words of `tlspolicy`'s own enums."""
-        with self._lock:
-            self._sts_policies.add((change, problem or _NO_PROBLEM))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The scrape's body and content type: OpenMetrics where the `Accept` header asks for it, else plain text."""

@@ -18,6 +18,8 @@ _OUR_MISTAKE: Final = frozenset({500, 502, 503})
 CLOSING: Final = 421
 START_CONTENT: Final = 354
 _FIRST_CONTINUE: Final = 300
+CONTINUE_LOGIN: Final = 334
+LOGGED_IN: Final = 235
 
 
 class Backend:
@@ -39,6 +41,8 @@ class Backend:
     def prepare(self, session: Session) -> bool:
         """Have a connection that speaks for this client: True if it can be used now, else it is under way."""
         client = self._client
+        if client and client.is_private:
+            return client.is_ready
         if client and client.is_ready and not (client.speaks_for(session) or client.can_speak_for_others):
             self.release(reusable=True)  # it was introduced as somebody else, and cannot be again
         if self._client:
@@ -73,6 +77,11 @@ class Backend:
             if self._client is not client:
                 return
         self._flush()
+
+    @property
+    def is_private(self) -> bool:
+        """Whether a connection is held that a log-in was begun on."""
+        return self._client is not None and self._client.is_private
 
     @property
     def is_ready(self) -> bool:
@@ -123,9 +132,15 @@ class Backend:
 
 def makes_sense(step: Step, reply: Reply) -> bool:
     """Whether this reply can follow this step; after another one it is unknown what downstream waits for."""
-    return not reply.is_positive or (
-        reply.code == START_CONTENT if step is Step.DATA else reply.code < _FIRST_CONTINUE
-    )
+    if not reply.is_positive:
+        return True
+    match step:
+        case Step.DATA:
+            return reply.code == START_CONTENT
+        case Step.AUTH:
+            return reply.code in {CONTINUE_LOGIN, LOGGED_IN}
+        case _:
+            return reply.code < _FIRST_CONTINUE
 
 
 def passed_on(reply: Reply) -> Reply:

@@ -26,6 +26,7 @@ _HELO_NAME: Final = re.compile(r"[!-~]{1,255}")
 _SERVICE_READY: Final = 220
 _SERVICE_CLOSING: Final = 421
 _OK: Final = 250
+_CONTINUE: Final = 334  # RFC 4954 §4
 
 
 class Step(StrEnum):
@@ -34,6 +35,7 @@ class Step(StrEnum):
     GREETING = "greeting"
     EHLO = "ehlo"
     XCLIENT = "xclient"
+    AUTH = "auth"  # and each response within it
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
@@ -119,6 +121,7 @@ class SmtpClient:
     Attributes:
         capabilities: what downstream offered last; None before its first EHLO reply.
         is_ready: introduced, and able to take a MAIL.
+        is_private: a log-in was begun on it: it is one client's for ever, and never introduced as another.
     """
 
     __slots__ = (
@@ -126,17 +129,21 @@ class SmtpClient:
         "_awaited",
         "_hostname",
         "_identity",
+        "_is_mid_login",
         "_output",
         "_reader",
         "_session",
         "_xclient",
         "capabilities",
+        "is_private",
         "is_ready",
     )
 
     def __init__(self, hostname: str, *, xclient: bool) -> None:
         self.capabilities: Capabilities | None = None
         self.is_ready = False
+        self.is_private = False
+        self._is_mid_login = False
         self._hostname = hostname
         self._xclient = xclient
         self._identity = b""
@@ -156,8 +163,8 @@ class SmtpClient:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether another session may have it: no answer is under way that it could take for its own."""
-        return self.is_ready and all(step is Step.RSET for step in self._awaited)
+        """Whether it waits for a command, and no answer is under way that another session could take for its own."""
+        return self.is_ready and not self._is_mid_login and all(step is Step.RSET for step in self._awaited)
 
     def speaks_for(self, session: Session) -> bool:
         """Whether it would need no introduction."""
@@ -171,6 +178,8 @@ class SmtpClient:
 
     def introduce(self, session: Session) -> None:
         """Speak for this client from now on; `is_ready` tells when."""
+        if self.is_private:
+            return
         self._session = session
         if self.capabilities is None:  # its greeting is awaited
             return
@@ -187,6 +196,8 @@ class SmtpClient:
         """
         if not self.is_ready:
             raise LocalProtocolError(f"{step} before the introduction")
+        if step is Step.AUTH:
+            self.is_private = True
         self._output.append(line)
         self._awaited.append(step)
 
@@ -218,6 +229,7 @@ class SmtpClient:
             if step in _OWN:
                 self._own_step(step, reply)
             else:
+                self._is_mid_login = step is Step.AUTH and reply.code == _CONTINUE
                 yield Answer(step, reply)
 
     def _own_step(self, step: Step, reply: Reply) -> None:

@@ -1,18 +1,20 @@
 """What all parts of a session share: where it stands, whose turn it is, what is to be said and done next."""
 
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from gateway.mail.envelope import IpAddress, Session
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
-from gateway.smtp.backend import Backend
+from gateway.smtp.backend import CONTINUE_LOGIN, Backend
 from gateway.smtp.client import DownstreamFailure, Step
 from gateway.smtp.command import Verb
 from gateway.smtp.effects import Close, Effect, Send, SessionEnd
 from gateway.smtp.ehlo import Capabilities
 from gateway.smtp.errors import RemoteProtocolError
+from gateway.smtp.sasl import Mechanism
 from gateway.smtp.settings import ProxySettings
 from gateway.smtp.state import State, Turn, advance
 from gateway.smtp.transaction import Spool, Transaction
@@ -27,6 +29,9 @@ class Awaiting(StrEnum):
 
     CLIENT = "client"
     TLS = "tls"  # the handshake
+    AUTH = "auth"  # downstream's reply within a log-in
+    TURN = "turn"  # other guesses at the same login, or from the same address, are not answered yet
+    PENALTY = "penalty"  # a wrong guess is answered late
     CAPABILITIES = "capabilities"  # a connection downstream, to answer EHLO truthfully
     SCREEN_MAIL = "screen-mail"  # the judge; likewise the next, and VERDICT
     SCREEN_RCPT = "screen-rcpt"
@@ -35,6 +40,28 @@ class Awaiting(StrEnum):
     RCPT = "rcpt"
     DATA = "data"
     DELIVERY = "delivery"  # downstream's reply to the content: the one that counts
+
+
+class LoginOutcome(StrEnum):
+    """What became of a log-in; the word is the log field and the metric label."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"  # downstream says: wrong password, no such user, not now
+    BARRED = "barred"  # too many failures of this address or login: downstream was not asked
+    MALFORMED = "malformed"  # not the mechanism's form, or a mechanism that is not offered
+    CANCELLED = "cancelled"  # by the client
+    UNAVAILABLE = "unavailable"  # downstream could not say: look at its log
+
+
+class LoginEnd(NamedTuple):
+    """One log-in, as far as it may be told: never what proves it."""
+
+    outcome: LoginOutcome
+    mechanism: Mechanism | None
+    """None for those that are not relayed."""
+    login: str | None
+    """Who it claimed to be; None where it did not come so far."""
+    reply: Reply
 
 
 class Host(Protocol):
@@ -80,6 +107,10 @@ class Host(Protocol):
         """Downstream could not be used."""
         ...
 
+    def login_ended(self, login: LoginEnd) -> None:
+        """A log-in was answered, in success or not."""
+        ...
+
     def message_answered(self, transaction: Transaction, reply: Reply) -> None:
         """A message got its reply; without a verdict where its form was refused before it was judged."""
         ...
@@ -119,6 +150,10 @@ class Dialog:
         """Follow the table of states."""
         self.state = advance(self.state, event)
 
+    def log_in(self, login: str) -> None:
+        """Downstream knows who the client is."""
+        self.session = replace(self.session, login=login)
+
     def wait(self, awaiting: Awaiting) -> None:
         """A question is open; what the client sends ahead waits."""
         self.awaiting = awaiting
@@ -138,6 +173,11 @@ class Dialog:
         """Answer a command."""
         self.host.command_answered(verb, reply.code)
         self._output.append(reply.to_bytes())
+
+    def challenge(self, text: str) -> None:
+        """Downstream's words within a log-in: base64, of any length."""
+        self.host.command_answered(Verb.AUTH, CONTINUE_LOGIN)
+        self._output.append(f"{CONTINUE_LOGIN} {text}\r\n".encode("ascii"))
 
     def refuse(self, verb: Verb, error: RemoteProtocolError) -> None:
         """Answer a command that was not obeyed."""

@@ -17,6 +17,7 @@ class SessionEnd(StrEnum):
     TIMEOUT = "timeout"  # the client was silent, or too slow, for too long
     REFUSED = "refused"  # too many sessions
     TOO_MANY_ERRORS = "too-many-errors"
+    TOO_MANY_GUESSES = "too-many-guesses"  # of its address, or at its login
     NOT_SMTP = "not-smtp"  # HTTP, or a content length that cannot be read
     BAD_PROXY_HEADER = "bad-proxy-header"  # is the load balancer set to send the PROXY protocol?
     TLS_FAILED = "tls-failed"
@@ -74,10 +75,16 @@ class StartTls(NamedTuple):
     """Begin the TLS handshake behind what was sent; then `ProxySession.tls_started`."""
 
 
+class Pause(NamedTuple):
+    """Let so many seconds pass; then `ProxySession.pause_over`."""
+
+    seconds: float
+
+
 class Close(NamedTuple):
     """Close the client's connection once everything is sent."""
 
     end: SessionEnd
 
 
-Effect = Send | Lease | Tell | Deliver | Release | Screen | Ask | StartTls | Close
+Effect = Send | Lease | Tell | Deliver | Release | Screen | Ask | StartTls | Pause | Close

@@ -22,6 +22,7 @@ class Capabilities:
         dsn: DSN (RFC 3461).
         pipelining: PIPELINING (RFC 2920).
         xclient: the XCLIENT attributes that it takes, in upper case.
+        auth: the SASL mechanisms that it takes, in upper case (RFC 4954 §3).
     """
 
     takes_size: bool = False
@@ -31,6 +32,7 @@ class Capabilities:
     dsn: bool = False
     pipelining: bool = False
     xclient: frozenset[str] = field(default_factory=frozenset)
+    auth: tuple[str, ...] = ()
 
 
 def parse_capabilities(reply: Reply) -> Capabilities:
@@ -48,6 +50,7 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         dsn="DSN" in offered,
         pipelining="PIPELINING" in offered,
         xclient=frozenset(offered.get("XCLIENT", "").upper().split()),
+        auth=tuple(offered.get("AUTH", "").upper().split()),
     )
 
 
@@ -74,6 +77,7 @@ def write_ehlo_reply(hostname: str, offer: Offer) -> Reply:
         (downstream.dsn, "DSN"),
         (downstream.smtputf8, "SMTPUTF8"),
         (True, "CHUNKING"),
+        (bool(downstream.auth), f"AUTH {' '.join(downstream.auth)}"),
         (offer.xclient, "XCLIENT NAME ADDR PORT PROTO HELO"),
     ]
     return Reply(250, None, (hostname, *(keyword for offered, keyword in keywords if offered)))

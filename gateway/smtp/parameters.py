@@ -18,6 +18,7 @@ from gateway.smtp.xtext import decode_xtext
 
 MAX_PARAMETERS: Final = 10
 MAX_ENVID_CHARACTERS: Final = 100  # RFC 3461 §4.4
+MAX_AUTH_CHARACTERS: Final = 500  # RFC 4954 §3
 MAX_ORCPT_CHARACTERS: Final = 500  # RFC 3461 §4.2
 
 _FROM: Final = re.compile(
@@ -100,6 +101,7 @@ def keeps(downstream: Capabilities, params: Parameters) -> bool:
         (keyword in {"RET", "ENVID", "NOTIFY", "ORCPT"} and not downstream.dsn)
         or (keyword == "BODY" and not downstream.eight_bit)
         or (keyword == "SMTPUTF8" and not downstream.smtputf8)
+        or (keyword == "AUTH" and not downstream.auth)
         for keyword in params
     )
 
@@ -148,6 +150,8 @@ def _check_mail_parameter(keyword: str, value: str | None, offered: Capabilities
             offers, good = offered.dsn, given.upper() in _RET
         case "ENVID":
             offers, good = offered.dsn, 0 < len(given) <= MAX_ENVID_CHARACTERS and _is_printable_xtext(given)
+        case "AUTH":  # RFC 4954 §5: a mailbox, or <>; what it is worth is for downstream to say
+            offers, good = bool(offered.auth), 0 < len(given) <= MAX_AUTH_CHARACTERS and _is_xtext(given)
         case _:
             offers, good = False, False
     _require(offers=offers, good=good)
@@ -182,6 +186,14 @@ def _is_original_recipient(value: str, *, smtputf8: bool) -> bool:
     if address_type.lower() == "utf-8":
         return smtputf8 or address.isascii()
     return _is_printable_xtext(address)
+
+
+def _is_xtext(value: str) -> bool:
+    try:
+        decode_xtext(value)
+    except ParseError:
+        return False
+    return True
 
 
 def _is_printable_xtext(value: str) -> bool:

@@ -35,6 +35,7 @@ from gateway.smtp.effects import Effect, SessionEnd, StartTls
 from gateway.smtp.ehlo import Capabilities, Offer, write_ehlo_reply
 from gateway.smtp.errors import RemoteProtocolError
 from gateway.smtp.proxy_protocol import parse_proxy_header
+from gateway.smtp.sasl import MAX_RESPONSE_BYTES, relayed_mechanisms
 from gateway.smtp.settings import ProxySettings, is_within
 from gateway.smtp.state import State, Turn, is_possible, refusal
 from gateway.smtp.transfer import Transfer
@@ -71,6 +72,7 @@ class ProxySession:
         session = Session(id=identifier, listener=settings.role, client_ip=peer, trusted=trusted)
         self._dialog = Dialog(settings, host, session)
         self._transfer = make_transfer(self._dialog)
+        self._login = self._transfer.login
         # Input that is not used up yet: `_input` from `_at` on.
         self._input = b""
         self._at = 0
@@ -114,9 +116,12 @@ class ProxySession:
 
     # ── the client ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def connected(self) -> list[Effect]:
-        """The client is there: greet it, or await what its load balancer says."""
-        if is_within(self._peer, self._settings.proxy_protocol_from):
+    def connected(self, tls: Tls | None = None) -> list[Effect]:
+        """The client is there: greet it, or await what its load balancer says. With `tls`, all that is behind us."""
+        if tls:
+            self._dialog.session = replace(self._dialog.session, tls=tls)
+            self._greet()
+        elif is_within(self._peer, self._settings.proxy_protocol_from):
             self._dialog.state = State.BALANCER
         else:
             self._greet()
@@ -182,9 +187,20 @@ class ProxySession:
         self._transfer.delivered()
 
     def rest(self) -> list[Effect]:
-        """Give the connection downstream to others while the client is idle."""
-        if self._dialog.awaiting is Awaiting.CLIENT and self._dialog.transaction is None:
-            self._dialog.backend.release(reusable=True)
+        """Give the connection downstream to others while the client is idle, unless it is this client's for ever."""
+        dialog = self._dialog
+        if (
+            dialog.awaiting is Awaiting.CLIENT
+            and dialog.transaction is None
+            and not dialog.backend.is_private
+        ):
+            dialog.backend.release(reusable=True)
+        return self._proceed()
+
+    def pause_over(self) -> list[Effect]:
+        """The time that `Pause` asked for has passed."""
+        if self._login:
+            self._login.pause_over()
         return self._proceed()
 
     # ── the process ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,6 +215,8 @@ class ProxySession:
                 dialog.end(SessionEnd.TIMEOUT, None if silent else replies.TIMEOUT)
             case Awaiting.VERDICT | Awaiting.SCREEN_MAIL | Awaiting.SCREEN_RCPT:
                 dialog.abandon()
+            case Awaiting.TURN | Awaiting.PENALTY:  # the pause ends it
+                pass
             case _:
                 return self.downstream_failed(
                     DownstreamFailure.TIMEOUT, f"no answer in time: {dialog.awaiting}"
@@ -237,7 +255,7 @@ class ProxySession:
             elif dialog.state is State.BALANCER:
                 if not self._take_header():
                     break
-            elif not self._take_command():
+            elif not self._take_line():
                 break
         return dialog.take_effects()
 
@@ -257,40 +275,58 @@ class ProxySession:
         self._greet()
         return True
 
-    def _take_command(self) -> bool:
-        """Read one line and obey it; False where there is none yet."""
+    def _take_line(self) -> bool:
+        """Read one line, a command or a response within a log-in, and obey it; False where there is none yet."""
         at = self._at
-        end = self._input.find(b"\r\n", at, len(self._input) if self._is_overlong else at + MAX_COMMAND_BYTES)
+        is_login = self._dialog.state is State.AUTH or (
+            self._login is not None and self._input[at : at + 5].upper() == b"AUTH "
+        )
+        most = len("AUTH SCRAM-SHA-512 ") + MAX_RESPONSE_BYTES + 2 if is_login else MAX_COMMAND_BYTES
+        end = self._input.find(b"\r\n", at, len(self._input) if self._is_overlong else at + most)
         if end < 0:
             if self._is_overlong:
                 self._at = len(self._input) - 1  # the last byte may be the CR of the CRLF
                 return False
-            self._is_overlong = len(self._input) - at >= MAX_COMMAND_BYTES
+            self._is_overlong = len(self._input) - at >= most
             return self._is_overlong
+        line = self._input[at:end]
         self._at = end + 2
-        if self._is_overlong:
-            self._is_overlong = False
-            self._dialog.refuse(Verb.OTHER, RemoteProtocolError(replies.LINE_TOO_LONG))
-            return True
+        if is_login:  # it may hold a password
+            self._input, self._at = self._input[self._at :], 0
         if not self.is_receiving:
             self._dialog.progress += 1
+        is_overlong, self._is_overlong = self._is_overlong, False
+        if self._login and self._dialog.state is State.AUTH:
+            self._login.respond(None if is_overlong else line)
+        elif is_overlong:
+            self._dialog.refuse(Verb.OTHER, RemoteProtocolError(replies.LINE_TOO_LONG))
+        else:
+            self._take_command(line)
+        return True
+
+    def _take_command(self, line: bytes) -> None:
         verb = Verb.OTHER
         try:
-            command = parse_command(self._input[at:end])
+            command = parse_command(line)
             verb = command.verb
             self._obey(command)
         except RemoteProtocolError as error:
             self._dialog.refuse(verb, error)
-        return True
 
     def _obey(self, command: Command) -> None:
         verb, argument = command
         if verb is Verb.BDAT:  # content follows, whether it is wanted or not
             self._begin_chunk(parse_chunk(argument))
             return
+        if verb is Verb.AUTH and not self._login:
+            raise RemoteProtocolError(replies.NOT_OFFERED)
         if not is_possible(self._dialog.state, verb):
             raise RemoteProtocolError(self._refusal(verb))
         match verb:
+            case Verb.AUTH if self._login:
+                self._login.auth(argument)
+            case Verb.MAIL if self._login and not self._is_logged_in():
+                pass
             case Verb.MAIL:
                 self._transfer.mail(argument)
             case Verb.RCPT:
@@ -299,6 +335,15 @@ class ProxySession:
                 self._data(argument)
             case _:
                 self._obey_session_command(verb, argument)
+
+    def _is_logged_in(self) -> bool:
+        """Whether the client may send; False, and the end, where its log-in was lost with the connection downstream."""
+        if self._dialog.session.login is None:
+            raise RemoteProtocolError(replies.AUTH_REQUIRED)
+        if self._dialog.backend.is_private:
+            return True
+        self._dialog.end(SessionEnd.DOWNSTREAM_DOWN, replies.DOWNSTREAM_DOWN)
+        return False
 
     def _obey_session_command(self, verb: Verb, argument: str) -> None:
         match verb:
@@ -379,6 +424,8 @@ class ProxySession:
             case Awaiting.CAPABILITIES:
                 self._answer_ehlo(self._dialog.backend.capabilities or Capabilities())
                 self._dialog.resume()
+            case Awaiting.AUTH if self._login:
+                self._login.downstream_ready()
             case Awaiting.MAIL:
                 self._transfer.downstream_ready()
             case _:  # nothing waits for it
@@ -386,6 +433,9 @@ class ProxySession:
 
     def _answer_ehlo(self, downstream: Capabilities) -> None:
         dialog = self._dialog
+        if downstream.auth:
+            may_log_in = self._login and dialog.session.tls  # RFC 4954 §4, RFC 8314 §3.3
+            downstream = replace(downstream, auth=relayed_mechanisms(downstream.auth) if may_log_in else ())
         dialog.offered = downstream
         offer = Offer(
             capabilities=downstream,
@@ -445,8 +495,6 @@ class ProxySession:
         if decoder.rest is not None:
             self._input = decoder.rest
             self._decoder = None
-            if self._dialog.transaction and self._dialog.transaction.content:
-                self._dialog.transaction.content.sent_with_dots(found=decoder.has_dots)
             self._transfer.end_content(Turn.END_OF_DATA)
 
     def _begin_chunk(self, chunk: Chunk) -> None:

@@ -16,6 +16,7 @@ MAX_V1_BYTES: Final = 107  # §2.1, with its CRLF
 MAX_V2_BYTES: Final = 16 + 2048  # §2.2 allows 64 KB of extensions; 536 bytes is what it says must be enough
 MAX_PORT: Final = 65_535
 
+_MIN_BYTES: Final = len("PROXY UNKNOWN\r\n")
 _V2_SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _V2_HEADER_BYTES: Final = 16
 _V1: Final = re.compile(
@@ -54,6 +55,17 @@ def parse_proxy_header(data: bytes) -> ProxyHeader | None:
     if data[: len(_V1_START)] == _V1_START[: len(data)]:
         return _parse_v1(data)
     raise ParseError(f"no PROXY header: {data[:16]!r}")
+
+
+def bytes_to_read(data: bytes) -> int:
+    """Bytes that are surely still the header's, where `data` is its beginning and not all of it; at least one."""
+    if len(data) < _MIN_BYTES:
+        return _MIN_BYTES - len(data)
+    if not data.startswith(_V2_SIGNATURE):
+        return 1
+    if len(data) < _V2_HEADER_BYTES:
+        return _V2_HEADER_BYTES - len(data)
+    return max(1, _V2_HEADER_BYTES + int.from_bytes(data[14:16], "big") - len(data))
 
 
 def _parse_v1(data: bytes) -> ProxyHeader | None:

@@ -15,6 +15,7 @@ class ProxySettings:
 
     Attributes:
         role: which door this is: who may come in, and what may leave.
+        hide_client: what leaves does not tell from where its author sent it.
         normalize: make CRLF of bare line ends instead of refusing the message.
     """
 
@@ -24,6 +25,7 @@ class ProxySettings:
     max_message_bytes: int
     max_recipients: int
     max_errors: int
+    hide_client: bool = False
     normalize: bool = False
     trusted_networks: Networks = ()
     proxy_protocol_from: Networks = ()

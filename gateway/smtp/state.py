@@ -21,6 +21,7 @@ class State(StrEnum):
     BALANCER = "balancer"  # the PROXY header is awaited; nothing was said yet
     GREETED = "greeted"  # our greeting, or STARTTLS, or XCLIENT: everything begins with EHLO
     READY = "ready"  # no mail transaction
+    AUTH = "auth"  # lines are a log-in's responses, not commands
     MAIL = "mail"  # a reverse path, no recipient
     RCPT = "rcpt"  # at least one recipient
     DATA = "data"  # after 354: everything is content up to the final dot
@@ -35,6 +36,7 @@ class Turn(StrEnum):
     HEADER_READ = "header-read"  # the PROXY header
     END_OF_DATA = "end-of-data"  # the final dot
     LAST_CHUNK = "last-chunk"  # BDAT … LAST, and all of it is here
+    AUTH_ENDED = "auth-ended"  # in success or not
     ANSWERED = "answered"  # the message's own reply was given: the transaction is over
     CLOSE = "close"
 
@@ -65,7 +67,8 @@ TABLE: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
             State.GREETED,
             {Verb.HELO: State.READY, Verb.EHLO: State.READY, Verb.RSET: State.GREETED, **_RESTART},
         ),
-        State.READY: _row(State.READY, {**_HELLO, **_RESTART, Verb.MAIL: State.MAIL}),
+        State.READY: _row(State.READY, {**_HELLO, **_RESTART, Verb.AUTH: State.AUTH, Verb.MAIL: State.MAIL}),
+        State.AUTH: {Turn.AUTH_ENDED: State.READY, **_CLOSE_ONLY},
         # STARTTLS and XCLIENT not within a transaction (RFC 3207 §4 leaves it open, XCLIENT_README forbids it).
         State.MAIL: _row(State.MAIL, {**_HELLO, Verb.RCPT: State.RCPT}),
         State.RCPT: _row(
@@ -111,7 +114,7 @@ def refusal(state: State, verb: Verb) -> Reply:
     match verb:
         case Verb.OTHER:
             return replies.UNKNOWN_COMMAND
-        case Verb.EXPN | Verb.AUTH:
+        case Verb.EXPN:
             return replies.NOT_OFFERED
         case _:
             return _out_of_order(state, verb)

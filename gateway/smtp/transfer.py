@@ -18,6 +18,8 @@ from gateway.smtp.dialog import Awaiting, Dialog
 from gateway.smtp.effects import Ask, Deliver, Screen, SessionEnd
 from gateway.smtp.ehlo import Capabilities
 from gateway.smtp.errors import LocalProtocolError, RemoteProtocolError
+from gateway.smtp.guesses import Guesses
+from gateway.smtp.login import Login
 from gateway.smtp.parameters import keeps, parse_recipient, parse_sender, write_parameters
 from gateway.smtp.relay import may_receive
 from gateway.smtp.state import State, Turn
@@ -26,9 +28,14 @@ from gateway.verdict import Disposition, Stage, Verdict
 
 
 class Transfer:
-    """The mail that one session sends, one transaction after the other."""
+    """The mail that one session sends, one transaction after the other.
 
-    def __init__(self, dialog: Dialog) -> None:
+    Attributes:
+        login: who sends it, where that must be said first; None: anybody may.
+    """
+
+    def __init__(self, dialog: Dialog, guesses: Guesses | None = None) -> None:
+        self.login = Login(dialog, guesses) if guesses else None
         self._dialog = dialog
         self._backend = dialog.backend
         self._messages = 0
@@ -94,7 +101,7 @@ class Transfer:
         mailbox, params = parse_recipient(argument, dialog.offered, smtputf8=transaction.sender.smtputf8)
         if len(transaction.recipients) >= settings.max_recipients:
             raise RemoteProtocolError(replies.TOO_MANY_RECIPIENTS)
-        if not dialog.session.trusted and not may_receive(mailbox, settings.local_domains):
+        if not dialog.session.is_ours and not may_receive(mailbox, settings.local_domains):
             transaction.has_refused = True
             raise RemoteProtocolError(replies.RELAY_DENIED)
         recipient = self._recipient = Recipient(mailbox=mailbox, params=params)
@@ -241,6 +248,8 @@ class Transfer:
             self.downstream_failed(DownstreamFailure.PROTOCOL, f"{step}: {reply}")
             return
         match step, self._dialog.awaiting:
+            case Step.AUTH, Awaiting.AUTH if self.login:
+                self.login.answered(reply)
             case Step.MAIL, Awaiting.MAIL:
                 self._end_mail(passed_on(reply))
             case Step.RCPT, Awaiting.RCPT:
@@ -261,16 +270,17 @@ class Transfer:
         if envelope is None or verdict is None or transaction.message is None:
             raise LocalProtocolError("a message that was not judged")
         received = write_received(
-            envelope, by=dialog.settings.hostname, now=dialog.host.now(), for_recipient=True
+            envelope,
+            by=dialog.settings.hostname,
+            now=dialog.host.now(),
+            for_recipient=True,
+            hide_client=dialog.settings.hide_client,
         )
         edits = Edits(prepend=(*verdict.edits.prepend, received), remove=verdict.edits.remove)
-        is_dotted = transaction.content is None or transaction.content.is_dotted
         dialog.wait(Awaiting.DELIVERY)
         self._is_delivered = False
         self._backend.begin_content()
-        dialog.effects.append(
-            Deliver(encode_data(apply_edits(transaction.message, edits), is_dotted=is_dotted))
-        )
+        dialog.effects.append(Deliver(encode_data(apply_edits(transaction.message, edits))))
 
     def delivered(self) -> None:
         """All of the content is on its way: only from now on can a 2xx be about the whole message."""
@@ -293,7 +303,10 @@ class Transfer:
         dialog = self._dialog
         dialog.host.downstream_failed(failure, detail)
         # Neither has said anything yet that downstream could have acted on.
-        if dialog.awaiting in {Awaiting.CAPABILITIES, Awaiting.MAIL} and self._backend.try_another():
+        if (
+            dialog.awaiting in {Awaiting.CAPABILITIES, Awaiting.AUTH, Awaiting.MAIL}
+            and self._backend.try_another()
+        ):
             return
         self._backend.release(reusable=False)
         if dialog.transaction:
@@ -302,6 +315,8 @@ class Transfer:
             case Awaiting.CAPABILITIES:
                 # Not the keywords that are ours alone: without 8BITMIME or SMTPUTF8 some senders give up for good.
                 dialog.end(SessionEnd.DOWNSTREAM_DOWN, replies.DOWNSTREAM_DOWN)
+            case Awaiting.AUTH | Awaiting.TURN | Awaiting.PENALTY if self.login:
+                self.login.downstream_lost()
             case Awaiting.MAIL:
                 self._end_mail(reply)
             case Awaiting.RCPT:
@@ -310,6 +325,10 @@ class Transfer:
                 # Promise 1. It may have taken the message and died before it could say so: the sender, told 451, sends
                 # it again, and it arrives twice. The other answer could lose it.
                 self.end_message(reply)
+            case Awaiting.CLIENT if self.login and dialog.state is State.AUTH:
+                self.login.downstream_lost()
+            case Awaiting.CLIENT if dialog.session.login is not None and dialog.transaction is None:
+                dialog.end(SessionEnd.DOWNSTREAM_DOWN, replies.DOWNSTREAM_DOWN)  # what proved it is not kept
             case (
                 _
             ):  # nobody waits for it; the transaction that is lost with it is answered when it comes to that

@@ -26,6 +26,7 @@ from gateway.mail.envelope import Listener
 from gateway.mail.reply import Reply
 from gateway.smtp.client import DownstreamFailure, Step
 from gateway.smtp.command import Verb
+from gateway.smtp.dialog import LoginOutcome
 from gateway.smtp.effects import SessionEnd
 from gateway.verdict import Disposition, Verdict
 from tests.listeners.proxy import Client, Config, FakeJudge, open_bed, settle
@@ -362,6 +363,9 @@ class Counting:
 
     def command(self, listener: Listener, verb: Verb, code: int) -> None:
         self.counts[f"{verb} {code}"] += 1
+
+    def login(self, listener: Listener, mechanism: str, outcome: LoginOutcome) -> None:
+        self.counts[f"login {listener} {mechanism} {outcome}"] += 1
 
     def downstream_reply(self, command: Step, code: int, seconds: float) -> None:
         assert 0 <= seconds < 10

@@ -12,12 +12,14 @@ from gateway.mail.message import Buffer, Message
 from gateway.mail.reply import Reply
 from gateway.smtp.client import DownstreamFailure, SmtpClient, Step
 from gateway.smtp.command import Verb
+from gateway.smtp.dialog import LoginEnd
 from gateway.smtp.effects import (
     Ask,
     Close,
     Deliver,
     Effect,
     Lease,
+    Pause,
     Release,
     Screen,
     Send,
@@ -26,10 +28,12 @@ from gateway.smtp.effects import (
     Tell,
 )
 from gateway.smtp.ehlo import Capabilities
+from gateway.smtp.guesses import Guesses
 from gateway.smtp.proxy import ProxySession
 from gateway.smtp.relay import LocalDomains
 from gateway.smtp.settings import ProxySettings
 from gateway.smtp.transaction import Spool, Transaction
+from gateway.smtp.transfer import Transfer
 from gateway.verdict import Disposition, Stage, Verdict
 from tests.smtp.downstream import CLOSE, FakeConnection, FakeDownstream
 
@@ -76,6 +80,8 @@ class Bench:
     """One session on the bench.
 
     Attributes:
+        guesses: makes it a submission door.
+        paused_s: the pauses that were asked for; each is over at once, unless `is_pausing`.
         idle: connections to the fake downstream that may be reused, as the pool would.
         dead: the connection that is held, or idle, is lost at the next word.
     """
@@ -89,6 +95,9 @@ class Bench:
     is_screening: bool = True
     starttls: bool = False
     xclient: bool = False
+    guesses: Guesses | None = None
+    tls: Tls | None = None
+    is_pausing: bool = False
     known: Capabilities | None = None
     refused: Reply | None = None
     is_downstream_down: bool = False
@@ -103,6 +112,8 @@ class Bench:
     failures: list[DownstreamFailure] = field(default_factory=list)
     spools: list[MemorySpool] = field(default_factory=list)
     commands: list[tuple[Verb, int]] = field(default_factory=list)
+    logins: list[LoginEnd] = field(default_factory=list)
+    paused_s: list[float] = field(default_factory=list)
     is_tls_pending: bool = False
     held: Pooled | None = None
     core: ProxySession = field(init=False)
@@ -110,8 +121,14 @@ class Bench:
     _is_performing: bool = False
 
     def __post_init__(self) -> None:
-        self.core = ProxySession(self.settings, self, peer=self.peer, identifier="sess")
-        self.perform(self.core.connected())
+        self.core = ProxySession(
+            self.settings,
+            self,
+            peer=self.peer,
+            identifier="sess",
+            make_transfer=lambda dialog: Transfer(dialog, self.guesses),
+        )
+        self.perform(self.core.connected(self.tls))
 
     # what happens
 
@@ -161,6 +178,10 @@ class Bench:
                 self.perform(self.core.judged(self.verdict))
             case StartTls():
                 self.is_tls_pending = True
+            case Pause(seconds):
+                self.paused_s.append(seconds)
+                if not self.is_pausing:
+                    self.perform(self.core.pause_over())
             case Close(end):
                 assert self.end is None, "closed once"
                 self.end = end
@@ -178,7 +199,7 @@ class Bench:
             case Lease(fresh):
                 self._lease(fresh=fresh)
             case Release(reusable):
-                if reusable and self.held:
+                if reusable and self.held and not self.held.client.is_private:
                     self.idle.append(self.held)
                 self.held = None
             case _:
@@ -247,6 +268,9 @@ class Bench:
 
     def downstream_failed(self, failure: DownstreamFailure, detail: str) -> None:
         self.failures.append(failure)
+
+    def login_ended(self, login: LoginEnd) -> None:
+        self.logins.append(login)
 
     def message_answered(self, transaction: Transaction, reply: Reply) -> None:
         self.answered.append((transaction.id, reply.code))

@@ -4,6 +4,8 @@ r"""Wire conversations as files: one danger each (`tests/dialogs/*.smtp`).
     @ max_message_bytes 100              a setting of the proxy; see `_SETTINGS` and `_BENCH` for what else can be set
     @ at RCPT 550 5.1.1 No such user     what downstream says instead; `RCPT#2`: the second time only
     @ at CONTENT 421 4.3.2 Bye<close>    likewise, and then it closes; or `<close>` alone, or `<silence>`
+    @ submission 5                       a log-in comes first; so many wrong guesses are asked about
+    @ tls                                the session begins with TLS
     c -> EHLO client.example             the client sends a line; lines that follow each other are sent in one piece
     c => MAIL\n                          raw bytes, nothing added; escapes: \r \n \0 \t \\ \xNN, {N*text} repeats
     c <- 250                             the next reply has this code (and, where given, holds this text)
@@ -21,7 +23,9 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
+from gateway.mail.envelope import Tls
 from gateway.mail.reply import Reply
+from gateway.smtp.guesses import Guesses
 from gateway.verdict import Disposition, Verdict
 from tests.smtp.bench import ACCEPT, Bench, settings
 from tests.smtp.downstream import FakeDownstream
@@ -57,7 +61,13 @@ _BENCH: Final[dict[str, Callable[[str], object]]] = {
     "xclient": lambda _: True,
     "is_downstream_down": lambda _: True,
     "room": int,
+    "submission": lambda value: Guesses(
+        max_failures=int(value or 5), window_s=600, delay_s=1, clock=lambda: 0.0
+    ),
+    "tls": lambda _: Tls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384"),
 }
+
+_FIELDS: Final = {"judge": "verdict", "submission": "guesses"}
 
 
 def unescape(text: str) -> bytes:
@@ -113,7 +123,7 @@ def make_bench(dialog: Dialog) -> Bench:
         elif name in _SETTINGS:
             changes[name] = _SETTINGS[name](value)
         elif name in _BENCH:
-            bench["verdict" if name == "judge" else name] = _BENCH[name](value)
+            bench[_FIELDS.get(name, name)] = _BENCH[name](value)
         else:
             raise AssertionError(f"{dialog.name}: unknown option {name}")
     return Bench(settings=settings(**changes), downstream=downstream, **bench)  # type: ignore[arg-type]  # by name

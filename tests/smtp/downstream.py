@@ -1,5 +1,6 @@
 """A mail server to stand behind the proxy in tests, without sockets: polite unless it is told otherwise."""
 
+import base64
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,6 +8,12 @@ from typing import Final
 
 CLOSE: Final = b"<close>"
 SILENCE: Final = b"<silence>"
+
+_CHALLENGES: Final = {
+    "LOGIN": (b"UGFzc3dvcmQ6",),  # after the user's name: "Password:"
+    "SCRAM-SHA-256": (b"cj1mcmVzaCxzPXNhbHQsaT00MDk2", b"dj1wcm9vZg=="),
+}
+"""What is asked after the first response, by mechanism."""
 
 _RECEIVED: Final = re.compile(rb"\AReceived: .*?\r\n(?![ \t])", re.DOTALL)
 
@@ -22,6 +29,7 @@ class FakeDownstream:
         log: every command it has heard, `<content>` for content.
         messages: every content that it has said 2xx to, as it was after unstuffing.
         connections: how many there have been.
+        passwords: last responses that it lets in; before the last one it asks as the mechanism does.
     """
 
     keywords: tuple[str, ...] = (
@@ -37,6 +45,7 @@ class FakeDownstream:
     messages: list[bytes] = field(default_factory=list)
     connections: int = 0
     seen: Counter[str] = field(default_factory=Counter)
+    passwords: frozenset[bytes] = frozenset({b"\0ann\0secret", b"secret"})
 
     def connect(self) -> "FakeConnection":
         self.connections += 1
@@ -58,6 +67,7 @@ class FakeConnection:
         self._server = server
         self._input = b""
         self._in_content = False
+        self._challenges: list[bytes] | None = None  # of the log-in that is under way, those to come
 
     def greeting(self) -> bytes:
         return self._server.answer("GREETING", b"220 back.example ESMTP\r\n")
@@ -95,13 +105,35 @@ class FakeConnection:
         self._input = rest
         text = line.decode()
         self._server.log.append(text)
+        if self._challenges is not None:
+            return self._response(line)
         verb = text.split(" ")[0].split(":")[0].upper()
         answer = self._server.answer(verb, self._usual(verb))
+        if verb == "AUTH" and answer.startswith(b"334"):
+            self._challenges = list(_CHALLENGES.get(text.split(" ")[1], ()))
         self._in_content = verb == "DATA" and answer.startswith(b"354")
+        return answer
+
+    def _response(self, line: bytes) -> bytes:
+        """A line within a log-in."""
+        assert self._challenges is not None
+        if line == b"*":
+            usual = b"501 5.7.0 Authentication aborted\r\n"
+        elif self._challenges:
+            usual = b"334 " + self._challenges.pop(0) + b"\r\n"
+        elif base64.b64decode(line) in self._server.passwords:
+            usual = b"235 2.7.0 Authentication successful\r\n"
+        else:
+            usual = b"535 5.7.8 Error: authentication failed\r\n"
+        answer = self._server.answer("RESPONSE", usual)
+        if not answer.startswith(b"334"):
+            self._challenges = None
         return answer
 
     def _usual(self, verb: str) -> bytes:
         match verb:
+            case "AUTH":
+                return b"334 \r\n"
             case "EHLO":
                 lines = ["back.example", *self._server.keywords]
                 return b"".join(

@@ -14,7 +14,7 @@ from gateway.ops.config.values import (
     Bytes,
     Connect,
     Count,
-    DnsServer,
+    Delimiter,
     DnsServers,
     Domain,
     Domains,
@@ -34,13 +34,13 @@ from gateway.ops.config.values import (
     Seconds,
     Selector,
     SocketMode,
+    SomeListens,
     StoreUrl,
     TlsOverrides,
     UnixSocket,
     Workers,
     wrong,
 )
-from gateway.tlspolicy.mta_sts.policy import Mode, Policy
 
 MIB: Final = 1_048_576
 
@@ -200,11 +200,13 @@ class InboundSettings(DownstreamSmtpSettings):
 class SubmissionSettings(DownstreamSmtpSettings):
     """Our own users' mail programs: log-in under TLS, checked by the mail server's own SASL."""
 
-    listen: Listens = Field(
-        description="Where they connect and say STARTTLS.", examples=[["0.0.0.0:587", "[::]:587"]]
+    listen: SomeListens = Field(
+        default=(),
+        description="Where they connect and say STARTTLS.",
+        examples=[["0.0.0.0:587", "[::]:587"]],
     )
-    listen_tls: Listens | None = Field(
-        default=None,
+    listen_tls: SomeListens = Field(
+        default=(),
         description="Where TLS begins at once (RFC 8314), better than STARTTLS.",
         examples=[["0.0.0.0:465", "[::]:465"]],
     )
@@ -230,14 +232,49 @@ class SubmissionSettings(DownstreamSmtpSettings):
         description='The domain of logins that are no address: with "example.net", ann is ann@example.net.',
         examples=["example.net"],
     )
-    max_auth_failures: Count = Field(
+    recipient_delimiter: Delimiter = Field(
+        default="",
+        description='As in Postfix: with "+", ann+shop@example.net belongs to whom ann@example.net belongs.',
+        examples=["+"],
+    )
+    hide_client: Flag = Field(
+        default=False,
+        description="Do not tell the world from where a user sends: no client in Received, and no XCLIENT to downstream.",
+    )
+    max_auth_failures: int = Field(
         default=5,
-        description="Failed log-ins in `auth_window_s` of one address or one login; after them 421 without asking.",
+        strict=True,
+        ge=1,
+        le=1_000,
+        description="Failed log-ins in `auth_window_s` of one address (IPv6: its /64) or one login; after them 421 without asking.",
     )
     auth_window_s: Seconds = Field(default=600.0, description="How long a failed log-in counts.")
     auth_delay_s: Seconds = Field(
         default=1.0, description="Each failed log-in is answered this much later than the one before it."
     )
+
+    @field_validator("tls_certificate")
+    @classmethod
+    def _needed(cls, certificate: Path | None) -> Path | None:
+        if certificate is None:
+            raise wrong(
+                "is needed here: passwords are taken only under TLS", "give tls_certificate and tls_key"
+            )
+        return certificate
+
+    @field_validator("listen_tls")
+    @classmethod
+    def _somewhere(cls, listen_tls: tuple[HostPort, ...], info: ValidationInfo) -> tuple[HostPort, ...]:
+        if not listen_tls and not info.data.get("listen", True):
+            raise wrong(
+                "nobody can connect: there is neither listen nor listen_tls",
+                'write listen_tls = ["0.0.0.0:465"], listen = ["0.0.0.0:587"], or both',
+            )
+        if info.data.get("downstream") in listen_tls:
+            raise wrong(
+                "is downstream, too: every message would loop", "give the mail server's own port there"
+            )
+        return listen_tls
 
 
 class OutboundSettings(SmtpSettings):
@@ -292,8 +329,8 @@ class OutboundTlsSettings(Section):
         examples=["/etc/ssl/certs/ca-certificates.crt"],
     )
     fetch_timeout_s: Seconds = Field(
-        default=10.0,
-        description="How long fetching an MTA-STS policy may take; the first mail to a domain waits for it (RFC 8461: a minute at most).",
+        default=30.0,
+        description="How long fetching an MTA-STS policy may take (RFC 8461 suggests a minute at most).",
     )
     policy_port: Port = Field(
         default=443, description="The port of MTA-STS policy hosts; other than 443 only for tests."
@@ -383,30 +420,15 @@ class KeysSettings(Section):
         le=31_557_600,
         description="How long an old key stays published after its last signature: longer than mail waits in queues.",
     )
-    rotate_every_s: int = Field(
-        default=15_552_000,
-        strict=True,
-        ge=0,
-        le=315_576_000,
-        description="How long a key signs until `gateway keys rotate` changes it; 0: only when told to (--now).",
-    )
-
-    @field_validator("rotate_every_s")
-    @classmethod
-    def _longer_than_its_beginning(cls, every: int, info: ValidationInfo) -> int:
-        ahead = info.data.get("publish_ahead_s", 0)
-        if 0 < every <= ahead:
-            raise wrong(f"is not longer than publish_ahead_s = {ahead}", "make it weeks at least")
-        return every
 
 
 class DnsUpdateSettings(Section):
     """Where `gateway dns --publish` writes our records (RFC 2136 with TSIG)."""
 
-    server: DnsServer = Field(
-        description="The primary server of our zones, by its address.", examples=["192.0.2.53:53"]
+    server: Connect = Field(description="The primary server of our zones.", examples=["192.0.2.53:53"])
+    tsig_name: str = Field(
+        description="The name of the TSIG key.", examples=["gateway."], min_length=1, max_length=255
     )
-    tsig_name: Domain = Field(description="The name of the TSIG key.", examples=["gateway"])
     tsig_algorithm: Literal["hmac-sha256", "hmac-sha384", "hmac-sha512"] = Field(
         default="hmac-sha256", description="Its algorithm."
     )
@@ -424,7 +446,6 @@ class MtaStsSettings(Section):
         description='"testing" reports, "enforce" demands, "none" takes an old policy back.',
     )
     mx: MxPatterns = Field(
-        default=(),
         description='The names of our mail servers, as in MX; "*.example.net" is any one label.',
         examples=[["mx.example.net"]],
     )
@@ -449,15 +470,6 @@ class MtaStsSettings(Section):
         default=None, description="Its private key.", examples=["/etc/gateway/tls/mta-sts.key"]
     )
 
-    @field_validator("mx")
-    @classmethod
-    def _some_unless_none(cls, mx: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if not mx and info.data.get("mode") in {"testing", "enforce"}:
-            raise wrong(
-                "is empty: nobody could deliver to us", 'name our mail servers: mx = ["mx.example.net"]'
-            )
-        return mx
-
     @field_validator("tls_key")
     @classmethod
     def _for_listen(cls, key: Path | None, info: ValidationInfo) -> Path | None:
@@ -466,11 +478,6 @@ class MtaStsSettings(Section):
                 "listen needs tls_certificate and tls_key", "give both: the policy counts only over HTTPS"
             )
         return key
-
-    @property
-    def policy(self) -> Policy:
-        """The policy itself."""
-        return Policy(mode=Mode(self.mode), mx=self.mx, max_age_s=self.max_age_s)
 
 
 class ArcSettings(Section):
@@ -673,6 +680,12 @@ class Settings(Section):
         if not domains and info.data.get("inbound", True) is not None:
             raise wrong(
                 "[inbound] needs it: without it every recipient is refused",
+                'write local_domains = ["example.net"]',
+            )
+        submission = info.data.get("submission")
+        if not domains and submission is not None and submission.from_check != "off":
+            raise wrong(
+                "[submission] needs it: a login may write the addresses that we receive for, and no others",
                 'write local_domains = ["example.net"]',
             )
         if not domains and info.data.get("mta_sts") is not None:

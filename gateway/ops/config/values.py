@@ -296,7 +296,13 @@ def _parse_sender(given: object) -> str:
         raise wrong(
             "has something that is not an address", 'write "ann@example.net", or "@example.net" for a domain'
         )
-    return f"{local_part.casefold()}@{_domain(domain)}"
+    return f"{local_part}@{_domain(domain)}"
+
+
+def _parse_delimiter(text: str) -> str:
+    if len(text) > 1 or text in {"@", " "}:
+        raise wrong("is not one character", 'write "+", or leave it out')
+    return text
 
 
 def _parse_tls_overrides(given: object) -> dict[str, str]:
@@ -349,9 +355,9 @@ SocketMode = Annotated[int, PlainValidator(_parse_mode)]
 Listen = Annotated[HostPort, PlainValidator(_parse_listen)]
 Connect = Annotated[HostPort, PlainValidator(_parse_connect)]
 Listens = Annotated[tuple[Listen, ...], BeforeValidator(_whole_list), Field(min_length=1, max_length=100)]
-DnsServer = Annotated[HostPort, PlainValidator(_parse_dns_server)]
+SomeListens = Annotated[tuple[Listen, ...], BeforeValidator(_whole_list), Field(max_length=100)]
 DnsServers = Annotated[
-    tuple[DnsServer, ...],
+    tuple[Annotated[HostPort, PlainValidator(_parse_dns_server)], ...],
     BeforeValidator(_whole_list),
     Field(max_length=8),
 ]
@@ -372,9 +378,10 @@ Selector = Annotated[str, AfterValidator(_parse_selector)]
 MxPatterns = Annotated[
     tuple[Annotated[str, AfterValidator(_parse_mx_pattern)], ...],
     BeforeValidator(_whole_list),
-    Field(max_length=100),
+    Field(min_length=1, max_length=100),
 ]
 StoreUrl = Annotated[str, AfterValidator(_parse_store_url)]
+Delimiter = Annotated[str, AfterValidator(_parse_delimiter)]
 LoginMap = Annotated[Mapping[str, tuple[str, ...]], PlainValidator(_parse_login_map)]
 TlsOverrides = Annotated[Mapping[str, str], PlainValidator(_parse_tls_overrides)]
 Address4 = Annotated[IPv4Address, PlainValidator(_parse_address4)]

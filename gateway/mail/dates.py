@@ -1,0 +1,21 @@
+"""Dates as header fields write them (RFC 5322 §3.3)."""
+
+from datetime import datetime
+from typing import Final
+
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def write_date(now: datetime) -> str:
+    """In English, whatever the locale.
+
+    Raises:
+        ValueError: it has no time zone: a mistake of ours.
+    """
+    offset = now.utcoffset()
+    if offset is None:
+        raise ValueError("a date without a time zone")
+    minutes = int(offset.total_seconds()) // 60
+    zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}{abs(minutes) % 60:02}"
+    return f"{_DAYS[now.weekday()]}, {now.day} {_MONTHS[now.month - 1]} {now.year} {now:%H:%M:%S} {zone}"
