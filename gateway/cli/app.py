@@ -5,6 +5,7 @@ Nothing but typer is imported before a command runs, so that `--help` and comple
 
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -17,6 +18,15 @@ USAGE_STATUS: Final = 2
 
 _CONFIG_FILE: Final = Path("/etc/gateway/gateway.toml")
 
+
+class KeyChoice(StrEnum):
+    """Which kinds of DKIM keys to make."""
+
+    RSA = "rsa"
+    ED25519 = "ed25519"
+    BOTH = "both"
+
+
 app = typer.Typer(
     name="gateway",
     no_args_is_help=True,
@@ -26,7 +36,9 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at the config file, or print one to start from.")
 policy_app = typer.Typer(no_args_is_help=True, help="Look at rule files.")
+keys_app = typer.Typer(no_args_is_help=True, help="DKIM keys that are made and changed without hands.")
 app.add_typer(config_app, name="config")
+app.add_typer(keys_app, name="keys")
 app.add_typer(policy_app, name="policy")
 
 
@@ -139,6 +151,167 @@ def serve(
     _exit_with(run)
 
 
+@keys_app.command(
+    "new",
+    epilog=(
+        "Examples:  gateway keys new example.net\n\n"
+        "gateway keys new example.net --algorithm rsa --bits 4096 --selector 2026a\n\n"
+        "then publish: gateway keys rotate --publish, or by hand what gateway dns example.net prints"
+    ),
+)
+def keys_new(
+    domain: Annotated[str, typer.Argument(help="The domain that signs (d=).")],
+    *,
+    selector: Annotated[
+        str | None, typer.Option(help="Its name in the DNS (s=); default: the day and the algorithm.")
+    ] = None,
+    algorithm: Annotated[
+        KeyChoice, typer.Option(help="Ed25519 alone is not enough: many receivers know only RSA.")
+    ] = KeyChoice.BOTH,
+    bits: Annotated[int, typer.Option(min=2048, max=4096, help="Length of an RSA key.")] = 2048,
+    config: Annotated[
+        Path, typer.Option(envvar="GATEWAY_CONFIG", help="The config file (TOML); see [keys] there.")
+    ] = _CONFIG_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Make DKIM keys and say what to publish. They sign when `gateway keys rotate` has seen their records in the DNS."""
+
+    def run() -> int:
+        from gateway.cli.keys import NewKeys, run_keys_new
+
+        return run_keys_new(
+            NewKeys(
+                config=config,
+                domain=domain,
+                selector=selector,
+                algorithm=algorithm,
+                bits=bits,
+                as_json=as_json,
+            )
+        )
+
+    _exit_with(run)
+
+
+@keys_app.command("list", epilog="Examples:  gateway keys list\n\ngateway keys list --json | jq -r .selector")
+def keys_list(
+    *,
+    config: Annotated[
+        Path, typer.Option(envvar="GATEWAY_CONFIG", help="The config file (TOML).")
+    ] = _CONFIG_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and key.")] = False,
+) -> None:
+    """Show every key, its state and since when: made, published, active, retiring, gone."""
+
+    def run() -> int:
+        from gateway.cli.keys import run_keys_list
+
+        return run_keys_list(config, as_json=as_json)
+
+    _exit_with(run)
+
+
+@keys_app.command(
+    "rotate",
+    epilog=(
+        "Examples:  gateway keys rotate --publish    (from a timer; see deploy/systemd/gateway-keys.timer)\n\n"
+        "gateway keys rotate example.net --now --publish"
+    ),
+)
+def keys_rotate(
+    domain: Annotated[str | None, typer.Argument(help="Only this domain; default: all.")] = None,
+    *,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write the records by dynamic update; see [dns_update].")
+    ] = False,
+    start: Annotated[
+        bool, typer.Option("--now", help="Begin the next change now, however young the keys are.")
+    ] = False,
+    config: Annotated[
+        Path, typer.Option(envvar="GATEWAY_CONFIG", help="The config file (TOML).")
+    ] = _CONFIG_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and step.")] = False,
+) -> None:
+    """Take every step from one key to the next whose time has come; run it as often as you like, best every hour.
+
+    A key takes over only when its record is seen in the live DNS. The running gateway takes it up at its next reload.
+
+    Exit status: 0 all is in order; 10 a record is to be published or taken away by you; 12 something is wrong. 2: config or
+    key directory cannot be used.
+    """
+
+    def run() -> int:
+        from gateway.cli.keys import RotateKeys, run_keys_rotate
+
+        return run_keys_rotate(
+            RotateKeys(config=config, domain=domain, publish=publish, start=start, as_json=as_json)
+        )
+
+    _exit_with(run)
+
+
+@app.command(
+    epilog=(
+        "Examples:  gateway dns example.net > example.net.records\n\n"
+        "gateway dns example.net --check\n\n"
+        "gateway dns example.net --publish --dry-run\n\n"
+        "gateway dns example.net --next-key /etc/gateway/tls/next.pem --publish"
+    )
+)
+def dns(
+    domain: Annotated[str, typer.Argument(help="One of our domains.")],
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare with the live DNS instead of printing.")
+    ] = False,
+    publish: Annotated[
+        bool,
+        typer.Option("--publish", help="Write DKIM, MTA-STS, TLSRPT and TLSA records; see [dns_update]."),
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --publish: MX, SPF and DMARC, too, where there are none.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --publish: show the difference and change nothing.")
+    ] = False,
+    next_key: Annotated[
+        list[Path] | None,
+        typer.Option(help="A certificate or key (PEM) that is to come: its TLSA record, too."),
+    ] = None,
+    reports_to: Annotated[
+        str | None, typer.Option(help="Who reads reports of others; default: postmaster@DOMAIN.")
+    ] = None,
+    config: Annotated[
+        Path, typer.Option(envvar="GATEWAY_CONFIG", help="The config file (TOML).")
+    ] = _CONFIG_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Print every record that DOMAIN should publish, as a master file with the reasons; compare; or write them.
+
+    Exit status with --check, by the worst: 0 all is well, 10 something cannot be known now, 11 something is missing, 12
+    something is wrong. 2: what was given cannot be used, or the zone could not be written.
+    """
+
+    def run() -> int:
+        from gateway.cli.dns import DnsRequest, run_dns
+
+        return run_dns(
+            DnsRequest(
+                config=config,
+                domain=domain,
+                check=check,
+                publish=publish,
+                everything=everything,
+                dry_run=dry_run,
+                next_keys=next_key or (),
+                reports_to=reports_to,
+                as_json=as_json,
+            )
+        )
+
+    _exit_with(run)
+
+
 @config_app.command(
     "check",
     epilog="Examples:  gateway config check\n\ngateway config check ./gateway.toml && systemctl reload gateway",
@@ -187,12 +360,13 @@ def _exit_with(run: Callable[[], int]) -> NoReturn:
     """Run a command; what the operator can mend is said on standard error, without a traceback."""
     from gateway.auth.dkim.key_table import KeyTableError
     from gateway.cli.errors import UsageFault
+    from gateway.keys.errors import KeyDirectoryError, PublishError
     from gateway.ops.config.faults import ConfigError
     from gateway.policy import RuleError
 
     try:
         status = run()
-    except (UsageFault, ConfigError, RuleError, KeyTableError) as error:
+    except (UsageFault, ConfigError, RuleError, KeyTableError, KeyDirectoryError, PublishError) as error:
         print(error, file=sys.stderr)
         status = USAGE_STATUS
     except BrokenPipeError:  # `gateway check … | head`

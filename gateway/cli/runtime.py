@@ -15,10 +15,10 @@ from gateway import __version__
 from gateway.auth.dkim.key_table import KeyTable, KeyTableError, load_key_table
 from gateway.cli.doors import ONLY_WORKER, Door, Parts, Worker, build_doors
 from gateway.cli.errors import UsageFault
+from gateway.cli.outbound_tls import OutboundTls
 from gateway.cli.wiring import (
     Judging,
     Observers,
-    build_decider,
     build_engine,
     build_resolver,
     build_signer,
@@ -31,7 +31,7 @@ from gateway.listeners.http import Readiness
 from gateway.mail.author import Author
 from gateway.ops.config import Settings
 from gateway.ops.config.faults import ConfigError, shown
-from gateway.ops.config.files import signing_entry
+from gateway.ops.config.files import all_signing_entries
 from gateway.ops.config.load import Loaded, load_config
 from gateway.ops.health import Health
 from gateway.ops.log import judged_event
@@ -51,13 +51,14 @@ RELOADED: Final = frozenset(
     {
         "policy.rules",
         "signing",
+        "keys",
         "submission.from_check",
         "submission.senders",
         "submission.login_domain",
         "submission.recipient_delimiter",
     }
 )
-"""Keys that a running process takes over by itself; all others need a new one."""
+"""Sections and keys that a running process takes over by itself; all others need a new one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ class Source:
         return Inputs(
             loaded=loaded,
             rules=load_rules(settings.policy.rules),
-            keys=load_key_table(map(signing_entry, settings.signing)),
+            keys=load_key_table(all_signing_entries(settings)),
         )
 
 
@@ -118,9 +119,8 @@ class Runtime:
             Observers(judged=self._judged),
         )
         self.engine.signer = build_signer(inputs.keys)
+        self.outbound_tls: OutboundTls | None = None
         self.engine.submission = build_submission(settings)
-        asks = settings.outbound is not None or settings.tls_policy is not None
-        self.decider: Final = build_decider(settings, self.resolver) if asks else None
         self.store: Store | None = None
         self._draining = False
         self._doors: list[Door] = []
@@ -136,6 +136,7 @@ class Runtime:
         """
         try:
             await self._open_store()
+            self._start_outbound_tls()
             parts = Parts(
                 settings=self.settings,
                 engine=self.engine,
@@ -143,7 +144,7 @@ class Runtime:
                 store=self.store,
                 readiness=self.readiness(),
                 worker=self._worker,
-                decider=self.decider,
+                decider=self.outbound_tls.decider if self.outbound_tls else None,
             )
             for door in build_doors(parts):
                 self._doors.append(door)
@@ -169,6 +170,12 @@ class Runtime:
             self.store.writer.start()
             self.health.store_from(self.store.writer)
             self._log.info("store.ready", store=self.store.name)
+
+    def _start_outbound_tls(self) -> None:
+        if self.settings.outbound is not None or self.settings.tls_policy is not None:
+            shelf = self.store.policies if self.store is not None else None
+            self.outbound_tls = OutboundTls(self.settings, self.resolver, shelf, self.health)
+            self.outbound_tls.start()
 
     def readiness(self) -> tuple[Callable[[], Readiness], ...]:
         """What must be in order before mail should come."""
@@ -245,7 +252,7 @@ class Runtime:
             for warning in inputs.loaded.warnings:
                 self._log.warning("config.warning", fault=warning)
             self._log.info("config.reloaded", rules=rules.name, mode=rules.mode, keys=inputs.keys.names)
-            if changed := changed_keys(self.settings, inputs.settings) - RELOADED:
+            if changed := not_taken_over(self.settings, inputs.settings):
                 self._log.warning("config.restart-needed", keys=sorted(changed))
 
     def _refuse_reload(self, faults: list[str]) -> None:
@@ -275,6 +282,8 @@ class Runtime:
         """Close every door, and end what is still open."""
         for door in self._doors:
             await door.close()
+        if self.outbound_tls is not None:
+            await self.outbound_tls.close()
         if self.store is not None:
             await self.store.close(STORE_FLUSH_S)
         if isinstance(self.resolver, StubResolver):
@@ -313,6 +322,12 @@ def changed_keys(before: Settings, after: Settings) -> set[str]:
 
 async def _retire(door: Door, deadline_s: float) -> None:
     await door.retire(deadline_s)
+
+
+def not_taken_over(before: Settings, after: Settings) -> set[str]:
+    """The changed keys that a running process does not take over."""
+    changed = changed_keys(before, after)
+    return {key for key in changed if key not in RELOADED and key.partition(".")[0] not in RELOADED}
 
 
 async def _finish(door: Door, deadline_s: float) -> None:

@@ -18,7 +18,7 @@ import uvloop
 from gateway.auth.dkim.key_table import KeyTableError
 from gateway.cli.doors import Worker, cannot_open, open_milter_socket
 from gateway.cli.errors import UsageFault
-from gateway.cli.runtime import DRAIN_S, RELOADED, Inputs, Runtime, Source, changed_keys
+from gateway.cli.runtime import DRAIN_S, Inputs, Runtime, Source, changed_keys, not_taken_over
 from gateway.listeners.http import HttpListener
 from gateway.listeners.roll_call import CallSocket, Member, RollCall, open_roll_call
 from gateway.ops.config import HostPort, HttpSettings
@@ -159,7 +159,7 @@ class _Site:
             _log.warning("config.restart-needed", keys=sorted(fixed))
         kept = inputs.settings.model_copy(update={name: getattr(before, name) for name in _FIXED})
         self._inputs = replace(inputs, loaded=replace(inputs.loaded, settings=kept))
-        replacing = changed - fixed - RELOADED
+        replacing = not_taken_over(before, inputs.settings) - fixed
         if not replacing:
             return ()
         _log.info("config.replacing-workers", keys=sorted(replacing))

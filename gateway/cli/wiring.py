@@ -19,6 +19,9 @@ from gateway.smtp.relay import LocalDomains
 from gateway.submission import FromCheck, Submission
 from gateway.tlspolicy.dane import ValidationWatch
 from gateway.tlspolicy.decide import Decider, DeciderOptions, StsSource
+from gateway.tlspolicy.mta_sts.cache import PolicyCache, PolicyEvent
+from gateway.tlspolicy.mta_sts.fetch import FetchOptions, HttpsFetcher
+from gateway.tlspolicy.mta_sts.shelf import MemoryShelf, PolicyShelf
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 LOOPBACK: Final = "127.0.0.1"
@@ -147,6 +150,24 @@ def build_decider(
             overrides=tls.overrides, port=SMTP_PORT if outbound is None else outbound.remote_port
         ),
     )
+
+
+def build_policies(
+    settings: Settings,
+    resolver: StubResolver | ZoneResolver,
+    shelf: PolicyShelf | None,
+    observe: Callable[[PolicyEvent], None],
+) -> PolicyCache | None:
+    """The MTA-STS policies, kept on `shelf` or in memory alone; None where MTA-STS is off.
+
+    Raises:
+        OSError: `ca_file`; `gateway.ops.config.load` has looked at it before.
+    """
+    tls = settings.outbound_tls
+    if not tls.mta_sts:
+        return None
+    options = FetchOptions(timeout_s=tls.fetch_timeout_s, port=tls.policy_port, ca_file=tls.ca_file)
+    return PolicyCache(resolver, HttpsFetcher(resolver, options), shelf or MemoryShelf(), observe=observe)
 
 
 def _check_of(resolver: StubResolver | ZoneResolver) -> Callable[[], Awaitable[Validation]]:

@@ -76,14 +76,16 @@ class Message:
 
     Args:
         raw: the content as it was between DATA and the final dot, dots unstuffed, lines ended by CRLF.
+        is_vetted: it was looked through on its way in: no NUL and no line end alone is in it.
 
     Attributes:
         fields: the header fields in order, top first.
         body_start: the offset of the first byte of the body; `len(raw)` where there is none.
     """
 
-    def __init__(self, raw: Buffer) -> None:
+    def __init__(self, raw: Buffer, *, is_vetted: bool = False) -> None:
         self.raw: Final = raw
+        self._is_vetted = is_vetted
         header_end, self.body_start = _find_body(raw)
         self._too_large = header_end > MAX_HEADER_BYTES
         header = raw[: min(header_end, MAX_HEADER_BYTES)]
@@ -146,10 +148,11 @@ class Message:
         if self._too_large:
             found.add(Defect.HEADER_TOO_LARGE)
         raw = self.raw
-        if raw.find(b"\0") >= 0:
-            found.add(Defect.NUL)
-        if has_bare_line_end(raw):
-            found.add(Defect.BARE_LINE_END)
+        if not self._is_vetted:
+            if raw.find(b"\0") >= 0:
+                found.add(Defect.NUL)
+            if has_bare_line_end(raw):
+                found.add(Defect.BARE_LINE_END)
         if has_long_line(raw):
             found.add(Defect.LONG_LINE)
         return frozenset(found)

@@ -112,6 +112,9 @@ class Metrics(Collector):
         for tally in (self._rows_waiting, self._store_failures):
             tally.values.clear()  # not there where there is no store
         self._reloads = Tally("config_reload", "Reloads of config, rules and certificates.", "outcome")
+        self._sts_policies = Tally(
+            "mta_sts_policies", "MTA-STS policies fetched, renewed, lost, and why.", "change", "problem"
+        )
         self.registry.register(self)
 
     def collect(self) -> Iterator[PrometheusMetric]:
@@ -149,6 +152,7 @@ class Metrics(Collector):
             self._rows,
             self._store_failures,
             self._reloads,
+            self._sts_policies,
         )
 
     def _histograms(self) -> tuple[Spread, ...]:
@@ -276,6 +280,11 @@ class Metrics(Collector):
         """SIGHUP was obeyed, or the new files were refused and the old ones stand."""
         with self._lock:
             self._reloads.add(("ok" if ok else "refused",))
+
+    def sts_policy(self, change: str, problem: str | None) -> None:
+        """An MTA-STS policy came, went or changed; both are words of `tlspolicy`'s own enums."""
+        with self._lock:
+            self._sts_policies.add((change, problem or _NO_PROBLEM))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The scrape's body and content type: OpenMetrics where the `Accept` header asks for it, else plain text."""

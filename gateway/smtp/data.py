@@ -89,12 +89,14 @@ class DataDecoder:
 
     Attributes:
         rest: None until the end was seen, then what came behind it.
+        has_dots: a line of the content begins with a dot; known at its end.
     """
 
-    __slots__ = ("_held", "_sink", "_skip", "rest")
+    __slots__ = ("_held", "_sink", "_skip", "has_dots", "rest")
 
     def __init__(self, sink: Sink) -> None:
         self.rest: bytes | None = None
+        self.has_dots = False
         self._sink = sink
         self._held = b"\r\n"  # the command line's own: a dot may stand on the very first line
         self._skip = len(self._held)
@@ -114,8 +116,10 @@ class DataDecoder:
 
     def _release(self, block: bytes) -> None:
         """RFC 5321 §4.5.2: a dot that begins a line is not content."""
-        if b"\r\n." in block:
-            block = block.replace(b"\r\n.", b"\r\n")
+        lines = block.split(b"\r\n.")  # one search; `in` and `replace` are three
+        if len(lines) > 1:
+            self.has_dots = True
+            block = b"\r\n".join(lines)
         if self._skip and block:
             block, self._skip = block[self._skip :], 0
         if block:
@@ -130,17 +134,18 @@ def _unfinished(data: bytes) -> int:
     return 0
 
 
-def encode_data(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+def encode_data(pieces: Iterable[bytes | memoryview], *, is_dotted: bool = True) -> Iterator[bytes]:
     """Message content as it follows DATA, dots stuffed and the final dot added, in blocks of bounded size.
 
     Args:
         pieces: the content; its lines are ended by CRLF, and a piece may be as large as the message.
+        is_dotted: False where it is known that none of its lines begins with a dot.
     """
     tail = b"\r\n"
     waiting: list[bytes] = []
     size = 0
     for block in _cut(pieces):
-        stuffed = _stuff(block, tail)
+        stuffed = _stuff(block, tail) if is_dotted else block
         tail = (tail + block)[-2:] if len(block) == 1 else block[-2:]
         waiting.append(stuffed)
         size += len(stuffed)

@@ -495,6 +495,8 @@ class ProxySession:
         if decoder.rest is not None:
             self._input = decoder.rest
             self._decoder = None
+            if self._dialog.transaction and self._dialog.transaction.content:
+                self._dialog.transaction.content.sent_with_dots(found=decoder.has_dots)
             self._transfer.end_content(Turn.END_OF_DATA)
 
     def _begin_chunk(self, chunk: Chunk) -> None:

@@ -35,12 +35,15 @@ class Content:
 
     Attributes:
         size: in bytes, as far as it was kept.
+        is_dotted: a line of it may begin with a dot. DATA tells, by the dots that were put before those; BDAT does not.
     """
 
-    __slots__ = ("_filter", "_lost", "_max_bytes", "_spool", "size")
+    __slots__ = ("_filter", "_lost", "_max_bytes", "_normalize", "_spool", "is_dotted", "size")
 
     def __init__(self, spool: Spool, *, max_bytes: int, normalize: bool) -> None:
         self.size = 0
+        self.is_dotted = True
+        self._normalize = normalize
         self._filter = ContentFilter(normalize=normalize)
         self._spool = spool
         self._max_bytes = max_bytes
@@ -49,6 +52,10 @@ class Content:
     def push(self, block: bytes) -> None:
         """Take the next bytes; where the message is lost already, swallow them."""
         self._keep(self._filter.push(block))
+
+    def sent_with_dots(self, *, found: bool) -> None:
+        """Whether dots were taken off; where line ends were mended, more lines may begin with one than had such a dot."""
+        self.is_dotted = found or self._normalize
 
     def finish(self) -> None:
         """There are no more."""
@@ -78,7 +85,7 @@ class Content:
 
     def message(self) -> Message:
         """All of it; only after `finish`, and where there is no refusal."""
-        return Message(self._spool.finish())
+        return Message(self._spool.finish(), is_vetted=True)
 
     def discard(self) -> None:
         """Give the room back."""

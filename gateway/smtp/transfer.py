@@ -277,10 +277,13 @@ class Transfer:
             hide_client=dialog.settings.hide_client,
         )
         edits = Edits(prepend=(*verdict.edits.prepend, received), remove=verdict.edits.remove)
+        is_dotted = transaction.content is None or transaction.content.is_dotted
         dialog.wait(Awaiting.DELIVERY)
         self._is_delivered = False
         self._backend.begin_content()
-        dialog.effects.append(Deliver(encode_data(apply_edits(transaction.message, edits))))
+        dialog.effects.append(
+            Deliver(encode_data(apply_edits(transaction.message, edits), is_dotted=is_dotted))
+        )
 
     def delivered(self) -> None:
         """All of the content is on its way: only from now on can a 2xx be about the whole message."""

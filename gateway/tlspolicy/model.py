@@ -28,6 +28,7 @@ class TlsProblem(StrEnum):
     STS_RECORD_INVALID = "mta-sts.record-invalid"
     STS_SEVERAL_RECORDS = "mta-sts.several-records"
     STS_DNS = "mta-sts.dns"
+    STS_RECORD_GONE = "mta-sts.record-gone"
     STS_FETCH_CONNECT = "mta-sts.fetch-connect"
     STS_FETCH_TIMEOUT = "mta-sts.fetch-timeout"
     STS_FETCH_CERTIFICATE = "mta-sts.fetch-certificate"

@@ -9,7 +9,17 @@ from gateway import __version__
 from gateway.cli.app import app
 from gateway.ops.config.example import example_config
 
-COMMANDS = [["check"], ["serve"], ["config", "check"], ["config", "example"], ["policy", "check"]]
+COMMANDS = [
+    ["check"],
+    ["serve"],
+    ["config", "check"],
+    ["config", "example"],
+    ["policy", "check"],
+    ["keys", "new"],
+    ["keys", "list"],
+    ["keys", "rotate"],
+    ["dns"],
+]
 
 
 def test_version() -> None:

@@ -29,6 +29,9 @@ import pytest
 BOGUS: Final = "bogus.test"
 DEAD: Final = "dead.test"
 NEGATIVE_TTL: Final = 5
+TSIG_NAME: Final = "gateway"
+TSIG_SECRET: Final = "Z2F0ZXdheS1nYXRld2F5LWdhdGV3YXktZ2F0ZXdheSE="
+"""The key that may update every zone but the root and `bogus.test`; `stranger` has the same secret and may not."""
 
 _PROGRAMS: Final = ("knotd", "keymgr", "knotc", "unbound")
 _START_S: Final = 15.0
@@ -49,6 +52,17 @@ server:
 log:
   - target: stderr
     any: warning
+key:
+  - id: {tsig_name}
+    algorithm: hmac-sha256
+    secret: {tsig_secret}
+  - id: stranger
+    algorithm: hmac-sha256
+    secret: {tsig_secret}
+acl:
+  - id: updates
+    key: {tsig_name}
+    action: update
 database:
     storage: "{directory}/db"
 policy:
@@ -194,7 +208,14 @@ class DnsBed:
         for name in ("zones", "run", "db"):
             (directory / name).mkdir(parents=True)
         config = directory / "knot.conf"
-        lines = [_KNOT_CONF.format(directory=directory, port=self.authority_port)]
+        lines = [
+            _KNOT_CONF.format(
+                directory=directory,
+                port=self.authority_port,
+                tsig_name=TSIG_NAME,
+                tsig_secret=TSIG_SECRET,
+            )
+        ]
         lines += [_knot_zone(name, signed=name in signed or name in {".", BOGUS}) for name in (".", *texts)]
         config.write_text("".join(lines))
         delegations = [f"{DEAD}. NS ns.bed.invalid."]
@@ -284,7 +305,8 @@ def _file_name(name: str) -> str:
 
 def _knot_zone(name: str, *, signed: bool) -> str:
     template = "    template: signed\n" if signed else ""
-    return f'  - domain: "{name.strip(".")}."\n    file: "{_file_name(name)}"\n{template}'
+    acl = "" if name in {".", BOGUS} else "    acl: updates\n"
+    return f'  - domain: "{name.strip(".")}."\n    file: "{_file_name(name)}"\n{template}{acl}'
 
 
 def _only_sha256(records: str) -> str:

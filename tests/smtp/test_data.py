@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.listeners.spool import Budget, MessageSpool
 from gateway.smtp.data import BLOCK_BYTES, ContentFilter, DataDecoder, Fault, encode_data
+from gateway.smtp.transaction import Content
 
 # What content is made of where something can go wrong.
 PIECES = st.lists(
@@ -127,3 +129,25 @@ def test_a_stream_of_single_bytes_takes_linear_time() -> None:
     started = time.perf_counter()
     decode(b"\r\n.a" * 25_000, cut=1)
     assert time.perf_counter() - started < 2
+
+
+@given(PIECES, st.integers(1, 9), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_dots_are_never_missed(stream: bytes, cut: int, normalize: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+    content = Content(MessageSpool(Budget(10_000), threshold=10_000), max_bytes=10_000, normalize=normalize)
+    decoder = DataDecoder(content)
+    stream += b"\r\n.\r\n"
+    for at in range(0, len(stream), cut):
+        if decoder.rest is None:
+            decoder.feed(stream[at : at + cut])
+    content.sent_with_dots(found=decoder.has_dots)
+    if content.refusal is None and not content.is_dotted:
+        assert b"\r\n." not in b"\r\n" + bytes(content.message().raw)
+
+
+def test_no_dot_is_known_where_none_was_sent() -> None:
+    content = Content(MessageSpool(Budget(100), threshold=100), max_bytes=100, normalize=False)
+    decoder = DataDecoder(content)
+    decoder.feed(b"a.b\r\nc.\r\n.\r\n")
+    content.sent_with_dots(found=decoder.has_dots)
+    assert not content.is_dotted

@@ -3,12 +3,15 @@
 A gateway that starts with a certificate whose key does not match refuses every TLS session; better not to start.
 """
 
+import base64
 import ssl
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final, Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,8 +19,26 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from gateway.auth.dkim.key_table import KeyFault, KeyTableError, SigningEntry, load_key_table
 from gateway.dns.zone import ZoneError, ZoneResolver
-from gateway.ops.config.models import DnsSettings, PolicySettings, SigningSettings, SmtpSettings
+from gateway.keys.directory import KeyDirectory
+from gateway.keys.errors import KeyDirectoryError
+from gateway.keys.model import KeyState
+from gateway.keys.signing import signing_entries
+from gateway.ops.config.faults import ConfigError, Fault
+from gateway.ops.config.models import (
+    DnsSettings,
+    DnsUpdateSettings,
+    KeysSettings,
+    MtaStsSettings,
+    OutboundTlsSettings,
+    PolicySettings,
+    Settings,
+    SigningSettings,
+)
 from gateway.policy import RuleError, load_rules
+from gateway.tlspolicy.mta_sts.own import POLICY_HOST_LABEL
+from gateway.tlspolicy.mta_sts.policy import Mode, matches
+
+_MAX_SECRET_BYTES: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +92,21 @@ def signing_entry(signing: SigningSettings) -> SigningEntry:
     )
 
 
+def all_signing_entries(settings: Settings) -> tuple[SigningEntry, ...]:
+    """The keys of `[[signing]]`, then those of the managed directory that sign now.
+
+    Raises:
+        ConfigError: the state of the managed keys cannot be read any more: `check_keys` has read it before.
+    """
+    try:
+        managed = signing_entries(KeyDirectory(settings.keys.directory)) if settings.keys else ()
+    except KeyDirectoryError as error:
+        raise ConfigError(
+            [Fault(source=str(error.path), key="", what=error.what, remedy=error.remedy)]
+        ) from error
+    return (*map(signing_entry, settings.signing), *managed)
+
+
 def check_signing(sections: Sequence[tuple[int, SigningSettings]]) -> Iterator[FileFault]:
     """Whether each `[[signing]]` section, given with its place in the file, names a key that can sign."""
     places = [(index, signing_entry(signing)) for index, signing in sections]
@@ -91,17 +127,28 @@ def check_signing(sections: Sequence[tuple[int, SigningSettings]]) -> Iterator[F
         )
 
 
-def check_tls(section: str, door: SmtpSettings, now: datetime) -> Iterator[FileFault]:
-    """Whether a door's certificate and key can be read, belong together and are valid now."""
-    return (replace(fault, section=section) for fault in _tls_faults(door, now))
+class TlsFiles(Protocol):
+    """A section that names a certificate and its key."""
+
+    @property
+    def tls_certificate(self) -> Path | None: ...  # noqa: D102
+    @property
+    def tls_key(self) -> Path | None: ...  # noqa: D102
 
 
-def _tls_faults(door: SmtpSettings, now: datetime) -> Iterator[FileFault]:
-    if door.tls_certificate is None or door.tls_key is None:
+def check_tls(section: str, files: TlsFiles, now: datetime) -> Iterator[FileFault]:
+    """Whether certificate and key can be read, belong together and are valid now."""
+    if files.tls_certificate is None or files.tls_key is None:
         return
+    for fault in _check_tls(files.tls_certificate, files.tls_key, now):
+        yield replace(fault, section=section)
+
+
+def _check_tls(chain: Path, key: Path, now: datetime) -> Iterator[FileFault]:
+    """The faults of a pair; the caller knows in which section it is named."""
     certificate: x509.Certificate | None = None
     try:
-        certificate = x509.load_pem_x509_certificates(door.tls_certificate.read_bytes())[0]
+        certificate = load_certificate(chain)
     except OSError as error:
         yield _unreadable("", "tls_certificate", error)
     except ValueError:
@@ -112,7 +159,7 @@ def _tls_faults(door: SmtpSettings, now: datetime) -> Iterator[FileFault]:
         )
     public_key: bytes | None = None
     try:
-        public_key = _public_key(door.tls_key)
+        public_key = _public_key(key)
     except OSError as error:
         yield _unreadable("", "tls_key", error)
     except TypeError:
@@ -126,11 +173,135 @@ def _tls_faults(door: SmtpSettings, now: datetime) -> Iterator[FileFault]:
             "tls_key", "holds no readable private key", "give the PEM file of the certificate's private key"
         )
     if certificate is not None and public_key is not None:
-        yield from _check_pair(door.tls_certificate, door.tls_key, certificate, public_key)
+        yield from _check_pair(chain, key, certificate, public_key)
     if certificate is not None:
         yield from _check_dates(certificate, now)
-    if public_key is not None and door.tls_key.stat().st_mode & stat.S_IROTH:
-        yield _warning("tls_key", "can be read by every user of this host", f"chmod o-r {door.tls_key}")
+    if public_key is not None and key.stat().st_mode & stat.S_IROTH:
+        yield _warning("tls_key", "can be read by every user of this host", f"chmod o-r {key}")
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """The first certificate of a chain.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no certificate.
+    """
+    return x509.load_pem_x509_certificates(path.read_bytes())[0]
+
+
+def certificate_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The host names that it is good for (RFC 9525 §2): those of subjectAltName and no other, in lower case."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+    return tuple(name.lower() for name in names.get_values_for_type(x509.DNSName))
+
+
+def check_policy_host(mta_sts: MtaStsSettings, settings: Settings) -> Iterator[FileFault]:
+    """Whether our policy can be fetched for every domain of ours, and names this host where it is a mail server of theirs."""
+    if mta_sts.tls_certificate is not None:
+        with suppress(OSError, ValueError):  # said by `check_tls`
+            names = certificate_names(load_certificate(mta_sts.tls_certificate))
+            yield from _check_policy_names(names, settings.local_domains)
+    policy = mta_sts.policy
+    if policy.mode is not Mode.NONE and settings.inbound is not None and not policy.lists(settings.hostname):
+        yield FileFault(
+            section="mta_sts",
+            key="mx",
+            what=f"does not name {settings.hostname}",
+            remedy="add it if it is in the domain's MX: senders deliver only to servers that are named here",
+            is_warning=True,
+        )
+
+
+def _check_policy_names(names: Sequence[str], local_domains: Sequence[str]) -> Iterator[FileFault]:
+    for domain in local_domains:
+        host = f"{POLICY_HOST_LABEL}.{domain.removeprefix('.')}"
+        if domain.startswith(".") or any(matches(name, host) for name in names):
+            continue  # for whole trees of subdomains nobody knows which names are needed
+        yield FileFault(
+            section="mta_sts",
+            key="tls_certificate",
+            what=f"is not good for {host}",
+            remedy="get one that names it: senders fetch the policy from there and from nowhere else",
+            is_warning=True,
+        )
+
+
+def check_keys(keys: KeysSettings) -> Iterator[FileFault]:
+    """Whether the keys of the managed directory that sign can be read."""
+    directory = KeyDirectory(keys.directory)
+    try:
+        managed = directory.read()
+    except KeyDirectoryError as error:
+        yield FileFault(
+            section="keys", key="directory", what=error.what, remedy=error.remedy, file=str(error.path)
+        )
+        return
+    active = [key for key in managed if key.state is KeyState.ACTIVE]
+    for key in active:
+        try:
+            directory.load(key)
+        except KeyDirectoryError as error:
+            yield FileFault(
+                section="keys", key="directory", what=error.what, remedy=error.remedy, file=str(error.path)
+            )
+    if not active:
+        yield FileFault(
+            section="keys",
+            key="directory",
+            what="holds no key that signs yet",
+            remedy="`gateway keys new DOMAIN`, publish its record, then `gateway keys rotate`",
+            is_warning=True,
+        )
+
+
+def check_update(update: DnsUpdateSettings) -> Iterator[FileFault]:
+    """Whether the TSIG secret can be read, and can be one."""
+    try:
+        load_secret(update.tsig_secret_file)
+    except OSError as error:
+        yield _unreadable("dns_update", "tsig_secret_file", error)
+    except ValueError:
+        yield FileFault(
+            section="dns_update",
+            key="tsig_secret_file",
+            what="holds no TSIG secret",
+            remedy="write the secret alone, in base64: the `secret` that keymgr -t or tsig-keygen prints",
+        )
+
+
+def load_secret(path: Path) -> str:
+    """A TSIG secret, in base64.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else.
+    """
+    with path.open("rb") as file:
+        secret = file.read(_MAX_SECRET_BYTES).decode("ascii").strip()
+    if not base64.b64decode(secret, validate=True):
+        raise ValueError("empty")
+    return secret
+
+
+def check_authorities(outbound_tls: OutboundTlsSettings) -> Iterator[FileFault]:
+    """Whether the trusted authorities can be read: without them every certificate would be refused."""
+    if outbound_tls.ca_file is None:
+        return
+    try:
+        ssl.create_default_context(cafile=outbound_tls.ca_file)
+    except ssl.SSLError:
+        yield FileFault(
+            section="outbound_tls",
+            key="ca_file",
+            what="holds no readable certificate",
+            remedy="give a PEM file of authorities, or leave it out for the system's",
+        )
+    except OSError as error:
+        yield _unreadable("outbound_tls", "ca_file", error)
 
 
 def _public_key(path: Path) -> bytes:

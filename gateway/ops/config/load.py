@@ -16,11 +16,17 @@ from gateway.ops.config.environment import overlay
 from gateway.ops.config.faults import ConfigError, Fault, Location, explain, key_path, shown
 from gateway.ops.config.models import (
     DnsSettings,
+    DnsUpdateSettings,
     InboundSettings,
+    KeysSettings,
+    MtaStsSettings,
+    OutboundSettings,
+    OutboundTlsSettings,
     PolicySettings,
     Section,
     Settings,
     SigningSettings,
+    SmtpSettings,
     SubmissionSettings,
 )
 
@@ -28,6 +34,14 @@ MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
 NOT_YET: Final = ("reports", "policy.shadow")
 """Keys of the design that this release does not have: present, they are a fault, never silently nothing."""
+
+_WITH_TLS: Final[Mapping[str, type[SmtpSettings] | type[MtaStsSettings]]] = {
+    "inbound": InboundSettings,
+    "submission": SubmissionSettings,
+    "outbound": OutboundSettings,
+    "mta_sts": MtaStsSettings,
+}
+"""Sections that name a certificate."""
 
 S = TypeVar("S", bound=Section)
 
@@ -242,18 +256,31 @@ def _check_files(
     dns = settings.dns if settings else _section(DnsSettings, merged.get("dns", {}), context)
     if dns is not None:
         yield from files.check_zone(dns)
-    inbound = settings.inbound if settings else _section(InboundSettings, merged.get("inbound"), context)
-    if inbound is not None:
-        yield from files.check_tls("inbound", inbound, now)
-    submission = (
-        settings.submission if settings else _section(SubmissionSettings, merged.get("submission"), context)
+    for name, model in _WITH_TLS.items():
+        section = getattr(settings, name) if settings else _section(model, merged.get(name), context)
+        if section is not None:
+            yield from files.check_tls(name, section, now)
+    outbound_tls = (
+        settings.outbound_tls
+        if settings
+        else _section(OutboundTlsSettings, merged.get("outbound_tls", {}), context)
     )
-    if submission is not None:
-        yield from files.check_tls("submission", submission, now)
+    if outbound_tls is not None:
+        yield from files.check_authorities(outbound_tls)
     yield from files.check_signing(list(_signing(settings, merged, context)))
     policy = settings.policy if settings else _section(PolicySettings, merged.get("policy", {}), context)
     if policy is not None:
         yield from files.check_rules(policy)
+    keys = settings.keys if settings else _section(KeysSettings, merged.get("keys"), context)
+    if keys is not None:
+        yield from files.check_keys(keys)
+    update = (
+        settings.dns_update if settings else _section(DnsUpdateSettings, merged.get("dns_update"), context)
+    )
+    if update is not None:
+        yield from files.check_update(update)
+    if settings is not None and settings.mta_sts is not None:
+        yield from files.check_policy_host(settings.mta_sts, settings)
 
 
 def _signing(

@@ -15,6 +15,7 @@ from gateway.ops.config.values import (
     Connect,
     Count,
     Delimiter,
+    DnsServer,
     DnsServers,
     Domain,
     Domains,
@@ -41,6 +42,7 @@ from gateway.ops.config.values import (
     Workers,
     wrong,
 )
+from gateway.tlspolicy.mta_sts.policy import Mode, Policy
 
 MIB: Final = 1_048_576
 
@@ -329,8 +331,8 @@ class OutboundTlsSettings(Section):
         examples=["/etc/ssl/certs/ca-certificates.crt"],
     )
     fetch_timeout_s: Seconds = Field(
-        default=30.0,
-        description="How long fetching an MTA-STS policy may take (RFC 8461 suggests a minute at most).",
+        default=10.0,
+        description="How long fetching an MTA-STS policy may take; the first mail to a domain waits for it (RFC 8461: a minute at most).",
     )
     policy_port: Port = Field(
         default=443, description="The port of MTA-STS policy hosts; other than 443 only for tests."
@@ -420,15 +422,30 @@ class KeysSettings(Section):
         le=31_557_600,
         description="How long an old key stays published after its last signature: longer than mail waits in queues.",
     )
+    rotate_every_s: int = Field(
+        default=15_552_000,
+        strict=True,
+        ge=0,
+        le=315_576_000,
+        description="How long a key signs until `gateway keys rotate` changes it; 0: only when told to (--now).",
+    )
+
+    @field_validator("rotate_every_s")
+    @classmethod
+    def _longer_than_its_beginning(cls, every: int, info: ValidationInfo) -> int:
+        ahead = info.data.get("publish_ahead_s", 0)
+        if 0 < every <= ahead:
+            raise wrong(f"is not longer than publish_ahead_s = {ahead}", "make it weeks at least")
+        return every
 
 
 class DnsUpdateSettings(Section):
     """Where `gateway dns --publish` writes our records (RFC 2136 with TSIG)."""
 
-    server: Connect = Field(description="The primary server of our zones.", examples=["192.0.2.53:53"])
-    tsig_name: str = Field(
-        description="The name of the TSIG key.", examples=["gateway."], min_length=1, max_length=255
+    server: DnsServer = Field(
+        description="The primary server of our zones, by its address.", examples=["192.0.2.53:53"]
     )
+    tsig_name: Domain = Field(description="The name of the TSIG key.", examples=["gateway"])
     tsig_algorithm: Literal["hmac-sha256", "hmac-sha384", "hmac-sha512"] = Field(
         default="hmac-sha256", description="Its algorithm."
     )
@@ -446,6 +463,7 @@ class MtaStsSettings(Section):
         description='"testing" reports, "enforce" demands, "none" takes an old policy back.',
     )
     mx: MxPatterns = Field(
+        default=(),
         description='The names of our mail servers, as in MX; "*.example.net" is any one label.',
         examples=[["mx.example.net"]],
     )
@@ -470,6 +488,15 @@ class MtaStsSettings(Section):
         default=None, description="Its private key.", examples=["/etc/gateway/tls/mta-sts.key"]
     )
 
+    @field_validator("mx")
+    @classmethod
+    def _some_unless_none(cls, mx: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not mx and info.data.get("mode") in {"testing", "enforce"}:
+            raise wrong(
+                "is empty: nobody could deliver to us", 'name our mail servers: mx = ["mx.example.net"]'
+            )
+        return mx
+
     @field_validator("tls_key")
     @classmethod
     def _for_listen(cls, key: Path | None, info: ValidationInfo) -> Path | None:
@@ -478,6 +505,11 @@ class MtaStsSettings(Section):
                 "listen needs tls_certificate and tls_key", "give both: the policy counts only over HTTPS"
             )
         return key
+
+    @property
+    def policy(self) -> Policy:
+        """The policy itself."""
+        return Policy(mode=Mode(self.mode), mx=self.mx, max_age_s=self.max_age_s)
 
 
 class ArcSettings(Section):

@@ -355,9 +355,10 @@ SocketMode = Annotated[int, PlainValidator(_parse_mode)]
 Listen = Annotated[HostPort, PlainValidator(_parse_listen)]
 Connect = Annotated[HostPort, PlainValidator(_parse_connect)]
 Listens = Annotated[tuple[Listen, ...], BeforeValidator(_whole_list), Field(min_length=1, max_length=100)]
+DnsServer = Annotated[HostPort, PlainValidator(_parse_dns_server)]
 SomeListens = Annotated[tuple[Listen, ...], BeforeValidator(_whole_list), Field(max_length=100)]
 DnsServers = Annotated[
-    tuple[Annotated[HostPort, PlainValidator(_parse_dns_server)], ...],
+    tuple[DnsServer, ...],
     BeforeValidator(_whole_list),
     Field(max_length=8),
 ]
@@ -378,7 +379,7 @@ Selector = Annotated[str, AfterValidator(_parse_selector)]
 MxPatterns = Annotated[
     tuple[Annotated[str, AfterValidator(_parse_mx_pattern)], ...],
     BeforeValidator(_whole_list),
-    Field(min_length=1, max_length=100),
+    Field(max_length=100),
 ]
 StoreUrl = Annotated[str, AfterValidator(_parse_store_url)]
 Delimiter = Annotated[str, AfterValidator(_parse_delimiter)]
