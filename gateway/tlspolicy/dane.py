@@ -132,14 +132,23 @@ def _is_usable(record: Tlsa) -> bool:
         return False
     if record.matching_type != FULL:
         return DIGEST_BYTES.get(record.matching_type) == len(record.data)
+    if record.selector == CERTIFICATE:
+        return load_certificate(record.data) is not None
     try:
-        if record.selector == CERTIFICATE:
-            x509.load_der_x509_certificate(record.data)
-        else:
-            load_der_public_key(record.data)
+        load_der_public_key(record.data)
     except (ValueError, UnsupportedAlgorithm):
         return False
     return True
+
+
+def load_certificate(der: bytes) -> x509.Certificate | None:
+    """A certificate whose names can be read (the library looks at them only when it is asked); None: it is none."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        hash((certificate.subject, certificate.issuer))
+    except Exception:  # noqa: BLE001 - of the library's, on a stranger's bytes: it raises more than it says
+        return None
+    return certificate
 
 
 class ValidationWatch:

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import (
     Criticality,
@@ -19,11 +18,10 @@ from cryptography.x509.verification import (
     Policy,
     PolicyBuilder,
     Store,
-    VerificationError,
 )
 
 from gateway.dns.resolver import Tlsa
-from gateway.tlspolicy.dane import CERTIFICATE, DANE_EE, DANE_TA, FULL
+from gateway.tlspolicy.dane import CERTIFICATE, DANE_EE, DANE_TA, FULL, load_certificate
 from gateway.tlspolicy.model import TlsProblem
 from gateway.tlspolicy.mta_sts.policy import matches
 
@@ -107,7 +105,7 @@ def _match_authority(
     records: Sequence[Tlsa], sent: Sequence[bytes], names: Sequence[str], now: datetime
 ) -> TlsProblem | None:
     """RFC 7671 §5.2. What is found wrong first is told, unless another way to an authority is good."""
-    leaf = _load(sent[0])
+    leaf = load_certificate(sent[0])
     if leaf is None:
         return TlsProblem.CERTIFICATE_TLSA
     # RFC 7671 §5.2.2: an authority whose whole certificate stands in DNS need not be sent.
@@ -117,7 +115,7 @@ def _match_authority(
     issuers = [
         (certificate, any(_vouches(record, der) for record in records))
         for der in dict.fromkeys((*sent[1:], *given[:MAX_CERTIFICATES]))
-        if (certificate := _load(der)) is not None
+        if (certificate := load_certificate(der)) is not None
     ]
     problem: TlsProblem | None = None
     for path in _paths_to_authority(leaf, issuers):
@@ -126,13 +124,6 @@ def _match_authority(
             return None
         problem = problem or found
     return problem or TlsProblem.CERTIFICATE_TLSA
-
-
-def _load(der: bytes) -> x509.Certificate | None:
-    try:
-        return x509.load_der_x509_certificate(der)
-    except (ValueError, UnsupportedAlgorithm):
-        return None
 
 
 def _paths_to_authority(
@@ -161,7 +152,7 @@ def _paths_to_authority(
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except Exception:  # noqa: BLE001 - names differ, no such signature, no such algorithm, or a stranger's nonsense
         return False
     return True
 
@@ -178,7 +169,7 @@ def _check_path(path: Sequence[x509.Certificate], names: Sequence[str], now: dat
         policy = PolicyBuilder().store(Store([path[-1]])).time(now).max_chain_depth(len(path))
         policy = policy.extension_policies(ca_policy=_AUTHORITY, ee_policy=_SERVER)
         policy.build_server_verifier(x509.DNSName(name)).verify(leaf, list(path[1:-1]))
-    except (VerificationError, ValueError, UnsupportedAlgorithm):
+    except Exception:  # noqa: BLE001 - a chain that is not good, or extensions that cannot be read
         return TlsProblem.CERTIFICATE_UNTRUSTED
     return None
 
