@@ -22,7 +22,7 @@ START = b"From: Joe <joe@example.org>\r\nDate: Fri, 11 Jul 2025 21:00:37 -0700\r
 SIGNED_MAIL = {
     "7-bit": START + b"Subject: x\r\n\r\nHello.\r\n",
     "8-bit": START + "Subject: x\r\n\r\nGrüße aus Köln, 你好.\r\n".encode(),
-    "UTF-8 in the header": "From: Jörg Müller <joe@example.org>\r\nSubject: Grüße, 你好\r\n\r\nHi\r\n".encode(),
+    "UTF-8 in the header": START.replace(b"Joe ", "Jörg Müller ".encode()) + "Subject: Grüße, 你好\r\n\r\nHi\r\n".encode(),
     "Latin-1 in the header": START + b"Subject: Gr\xfc\xdfe\r\n\r\nHi\r\n",
     "binary": START + b"Subject: x\r\n\r\n\x80\xff\xfe\r\n",
     "no body": START + b"Subject: x\r\n\r\n",
@@ -35,7 +35,7 @@ SIGNED_MAIL = {
     "folded at once": START + b"Subject:\r\n\tx\r\n \r\n y\r\n\r\nHi\r\n",
     "no blank behind the colon": b"From:joe@example.org\r\nSubject:x\r\nTo:\r\n\r\nHi\r\n",
     "many recipients": START + b"To: " + b",\r\n\t".join(b"user%d@example.net" % n for n in range(300)) + b"\r\n\r\nHi\r\n",
-    "many hops": START + b"".join(b"Received: by hop%d\r\n" % hop for hop in range(50)) + b"\r\nHi\r\n",
+    "many hops": START + b"".join(b"Received: by hop%d\r\n" % hop for hop in range(40)) + b"\r\nHi\r\n",
     "two of a kind": START + b"Subject: a\r\nSubject: b\r\nTo: c@example.net\r\nTo: d@example.net\r\n\r\nHi\r\n",
     "a list's": START + b"List-Id: <a.example.org>\r\nList-Unsubscribe: <https://a.example/>\r\n\r\nHi\r\n",
     "another's signature": START + b"DKIM-Signature: v=1; a=rsa-sha256; d=list.example; s=x; h=from; bh=YQ==; b=YQ==\r\n\r\nHi\r\n",
