@@ -139,7 +139,7 @@ def serve(
 ) -> None:
     """Run the gateway.
 
-    SIGTERM and SIGINT finish what is in flight and take nothing new. SIGHUP reads rules and certificates again; where a
+    SIGTERM and SIGINT finish what is in flight and take nothing new. SIGHUP reads rules, keys and certificates again; where a
     new file is faulty, the old one stays in force and the log says so.
     """
 

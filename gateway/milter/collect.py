@@ -94,7 +94,9 @@ class Conversation:
         self.abort()
         params = _parse_params(arguments[1:])
         smtputf8 = "SMTPUTF8" in params
-        mail_from = _parse_or_canonical(parse_path, arguments[0], macro("{mail_addr}"), smtputf8=smtputf8)
+        # Of its own bounces Postfix says an empty word where a client says `<>` (internal_mail_filter_classes).
+        path = arguments[0] or b"<>"
+        mail_from = _parse_or_canonical(parse_path, path, macro("{mail_addr}"), smtputf8=smtputf8)
         self._envelope = Envelope(
             id=self._new_id(),
             session=self._session(macro),

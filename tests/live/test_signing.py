@@ -73,7 +73,12 @@ def world() -> Iterator[World]:
             local_domains=("example.net",),
             milters=(f"unix:{folder}/milter.sock",),
             # Postfix's own defaults: it completes what a client of its own host leaves out, before milters see it.
-            extra={"local_header_rewrite_clients": "permit_inet_interfaces", "myorigin": "host.example.org"},
+            # Its own bounces it shows to milters only where it is told to.
+            extra={
+                "local_header_rewrite_clients": "permit_inet_interfaces",
+                "myorigin": "host.example.org",
+                "internal_mail_filter_classes": "bounce",
+            },
         )
         ed25519_pem = ed25519_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         for name, content in (("rsa.pem", rsa_pem()), ("ed.pem", ed25519_pem), ("zone.txt", b"")):
@@ -130,6 +135,19 @@ def test_mail_of_a_local_program_is_signed(world: World) -> None:
     arrived = postfix.wait_for_message("bob").replace(b"\n", b"\r\n")
     assert b"secret" not in arrived
     assert re.search(rb"(?m)^From: root <root@example\.org>\r$", arrived), arrived.decode()
+    assert dkimpy_verdicts(arrived, 2) == [True, True]
+
+
+def test_a_bounce_is_signed_by_its_from(world: World) -> None:
+    _, postfix = world.ways["milter"]
+    postfix.submit(
+        b"From: bob@example.net\nSubject: lost\n\nx\n", sender="bob@example.net", recipient="x@nowhere.test"
+    )
+    arrived = postfix.wait_for_message("bob", timeout_s=30).replace(b"\n", b"\r\n")
+    assert re.search(rb"(?m)^From: Mail Delivery System <MAILER-DAEMON@host\.example\.org>", arrived), (
+        arrived.decode()
+    )
+    assert b"Return-Path: <>" in arrived
     assert dkimpy_verdicts(arrived, 2) == [True, True]
 
 

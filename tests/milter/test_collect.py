@@ -72,6 +72,11 @@ def test_how_a_body_is_cut_changes_nothing(body: bytes, cuts: list[int]) -> None
     assert raw_of([("A", b" b")], chunks, options) == b"A: b\r\n\r\n" + body
 
 
+@pytest.mark.parametrize("path", [b"<>", b""])  # a client's, and that of Postfix's own bounces
+def test_a_bounce_has_the_null_path(path: bytes) -> None:
+    assert conversation(OPTIONS).mail([path], macros()).mail_from is None
+
+
 def test_a_message_over_the_limit_is_no_message() -> None:
     talk = conversation(OPTIONS)
     talk.mail([b"<>"], macros())
