@@ -16,6 +16,7 @@ from gateway.mail.message import Message
 from gateway.ops.log import judged_event
 from gateway.ops.metrics import Metrics
 from gateway.policy import RuleSet, load_rules, parse_rules
+from gateway.submission import FromCheck, Submission
 from gateway.verdict import Disposition, Verdict
 from tests.auth.dkim.signing import MESSAGE, NOW, zone
 from tests.auth.dkim.test_sign import BOTH
@@ -70,9 +71,27 @@ async def test_our_own_mail_is_signed_below_the_stamp_by_every_door(listener: Li
         else envelope(listener, trusted=True)
     )
     verdict = await make_engine().judge(ours, Message(MESSAGE))
-    assert names(verdict) == ["Authentication-Results", "DKIM-Signature", "DKIM-Signature"]
+    stamp = [] if listener is Listener.SUBMISSION else ["Authentication-Results"]
+    assert names(verdict) == [*stamp, "DKIM-Signature", "DKIM-Signature"]
     left = Message(b"".join(apply_edits(Message(MESSAGE), verdict.edits)))
     assert {result.status for result in await check_dkim(left, zone(), now=NOW)} == {DkimStatus.PASS}
+
+
+async def test_what_submission_puts_in_and_takes_out_is_signed_as_it_leaves() -> None:
+    engine = make_engine()
+    engine.submission = Submission(
+        hostname="mx.example.org", from_check=FromCheck.OFF, senders={}, is_local=lambda _domain: True
+    )
+    raw = b"Bcc: secret@example.net\r\nFrom: joe@example.org\r\n\r\nHi\r\n"
+    verdict = await engine.judge(envelope(login="joe"), Message(raw))
+    left = b"".join(apply_edits(Message(raw), verdict.edits))
+    assert names(verdict) == ["DKIM-Signature", "DKIM-Signature", "Date", "Message-ID"]
+    assert b"secret" not in left
+    assert {result.status for result in await check_dkim(Message(left), zone(), now=NOW)} == {DkimStatus.PASS}
+    redated = re.sub(rb"(?m)^Date: .*$", b"Date: Fri, 11 Jul 2025 21:00:37 -0700\r", left)
+    assert {result.status for result in await check_dkim(Message(redated), zone(), now=NOW)} == {
+        DkimStatus.FAIL
+    }
 
 
 async def test_strangers_mail_is_not_signed_whoever_it_says_it_is_from() -> None:
@@ -83,7 +102,7 @@ async def test_strangers_mail_is_not_signed_whoever_it_says_it_is_from() -> None
 
 async def test_without_keys_nothing_is_signed() -> None:
     verdict = await make_engine(signer=None).judge(envelope(login="joe"), Message(MESSAGE))
-    assert (names(verdict), verdict.signing) == (["Authentication-Results"], None)
+    assert (names(verdict), verdict.signing) == ([], None)
 
 
 @pytest.mark.parametrize(
