@@ -10,6 +10,7 @@ from gateway.cli.errors import UsageFault
 from gateway.engine import Engine
 from gateway.listeners.http import HttpListener, Readiness
 from gateway.listeners.milter import MilterListener, MilterSocket, MilterUnavailableError
+from gateway.listeners.policy_host import PolicyHostListener, PolicyPage
 from gateway.listeners.smtp import SmtpListener
 from gateway.listeners.submission import SubmissionListener
 from gateway.ops.config import (
@@ -17,6 +18,7 @@ from gateway.ops.config import (
     HttpSettings,
     InboundSettings,
     MilterSettings,
+    MtaStsSettings,
     Settings,
     SubmissionSettings,
 )
@@ -140,6 +142,8 @@ def build_doors(parts: Parts) -> Iterator[Door]:
         yield submission_door(parts, settings.submission)
     if settings.milter is not None:
         yield milter_door(parts, settings.milter)
+    if settings.mta_sts is not None and settings.mta_sts.listen:
+        yield policy_host_door(parts, settings.mta_sts)
     if settings.http is not None and not parts.worker.shares_ports:  # else one process serves it for all
         yield http_door(parts, settings.http)
 
@@ -242,9 +246,38 @@ def milter_door(parts: Parts, milter: MilterSettings) -> Door:
     )
 
 
+def policy_host_door(parts: Parts, mta_sts: MtaStsSettings) -> Door:
+    """The HTTPS server of our own MTA-STS policy."""
+    (page,) = policy_pages(parts.settings)
+    listener = PolicyHostListener(mta_sts, page)
+
+    async def finish(_deadline_s: float) -> None:
+        await listener.close()
+
+    return Door(
+        name="policy-host",
+        key="[mta_sts] listen",
+        where=", ".join(map(str, mta_sts.listen or ())),
+        start=lambda: listener.start(reuse_port=parts.worker.shares_ports),
+        addresses=lambda: (str(HostPort(*where)) for where in listener.addresses),
+        close=listener.close,
+        drain=finish,
+        retire=finish,
+        reload=listener.reload_tls,
+    )
+
+
+def policy_pages(settings: Settings) -> tuple[PolicyPage, ...]:
+    """The page of our MTA-STS policy, where there is one."""
+    mta_sts = settings.mta_sts
+    return () if mta_sts is None else (PolicyPage(mta_sts.policy, settings.local_domains),)
+
+
 def http_door(parts: Parts, http: HttpSettings) -> Door:
     """Metrics and health."""
-    listener = HttpListener(http, metrics=parts.health, readiness=parts.readiness)
+    listener = HttpListener(
+        http, metrics=parts.health, readiness=parts.readiness, pages=policy_pages(parts.settings)
+    )
     return Door(
         name="http",
         key="[http] listen",

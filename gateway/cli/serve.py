@@ -16,12 +16,12 @@ import structlog
 import uvloop
 
 from gateway.auth.dkim.key_table import KeyTableError
-from gateway.cli.doors import Worker, cannot_open, open_milter_socket
+from gateway.cli.doors import Worker, cannot_open, open_milter_socket, policy_pages
 from gateway.cli.errors import UsageFault
 from gateway.cli.runtime import DRAIN_S, Inputs, Runtime, Source, changed_keys, not_taken_over
 from gateway.listeners.http import HttpListener
 from gateway.listeners.roll_call import CallSocket, Member, RollCall, open_roll_call
-from gateway.ops.config import HostPort, HttpSettings
+from gateway.ops.config import HostPort, Settings
 from gateway.ops.config.faults import ConfigError
 from gateway.ops.health import Health
 from gateway.ops.log import set_up_logging
@@ -34,8 +34,8 @@ RETIRE_S: Final = 600.0
 USAGE_STATUS: Final = 2
 
 _STOP: Final = (signal.SIGTERM, signal.SIGINT)
-_FIXED: Final = ("milter", "http")
-"""Sections whose sockets the supervisor, or a process of its own, holds: they change with a restart only."""
+_FIXED: Final = ("milter", "http", "mta_sts")
+"""Sections that the supervisor, or a process of its own, holds: they change with a restart only."""
 
 _P = TypeVar("_P")
 _log: Final = structlog.get_logger()
@@ -171,10 +171,7 @@ class _Site:
         return _run_child(partial(_work, self._source, self._inputs, worker), self._caller, lifeline)
 
     def _watch(self, lifeline: int) -> int:
-        http = self._inputs.settings.http
-        if http is None:
-            raise AssertionError("nothing to serve")
-        return _run_child(partial(_watch, http), self._roll_call, lifeline)
+        return _run_child(partial(_watch, self._inputs.settings), self._roll_call, lifeline)
 
 
 def _run_child(work: Callable[[_P, int], Coroutine[object, object, int]], place: _P, lifeline: int) -> int:
@@ -223,15 +220,24 @@ async def _work(source: Source, inputs: Inputs, worker: Worker, caller: bytes, l
     return 0
 
 
-async def _watch(http: HttpSettings, roll_call: CallSocket, lifeline: int) -> int:
+async def _watch(settings: Settings, roll_call: CallSocket, lifeline: int) -> int:
     """The process that serves /metrics and health for all workers."""
+    http = settings.http
+    if http is None:
+        raise AssertionError("nothing to serve")
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (STOP, RETIRE):
         loop.add_signal_handler(number, stop.set)
     loop.add_reader(lifeline, _parent_lost, loop, lifeline, stop)
     caller = RollCall(roll_call, make_sum=lambda: Health(workers=0))
-    listener = HttpListener(http, metrics=caller, readiness=[caller.readiness], refresh=caller.refresh)
+    listener = HttpListener(
+        http,
+        metrics=caller,
+        readiness=[caller.readiness],
+        refresh=caller.refresh,
+        pages=policy_pages(settings),
+    )
     await caller.start()
     try:
         await listener.start()

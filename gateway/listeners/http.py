@@ -1,7 +1,8 @@
 """The door for machines of ours: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever restarts and routes.
 
 Alive and ready are two questions: `/healthz` answers as long as the loop turns (restart it if not), `/readyz` says whether
-mail should be sent here now. Nothing else is served, and nothing that a mail peer says is ever shown.
+mail should be sent here now. A web server in front may pass on requests for our MTA-STS policy. Nothing else is served, and
+nothing that a mail peer says is ever shown.
 """
 
 import json
@@ -21,8 +22,8 @@ KEEP_ALIVE_S: Final = 75.0
 _log: Final = structlog.get_logger()
 
 # aiohttp logs each malformed request with a traceback, at the will of whoever connects; our own faults are logged below.
-_aiohttp_log: Final = logging.getLogger("gateway.http.aiohttp")
-_aiohttp_log.setLevel(logging.CRITICAL)
+aiohttp_log: Final = logging.getLogger("gateway.http.aiohttp")
+aiohttp_log.setLevel(logging.CRITICAL)
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -48,6 +49,14 @@ class Exposition(Protocol):
         ...
 
 
+class Page(Protocol):
+    """Something else that is served here."""
+
+    def mount(self, application: web.Application) -> None:
+        """Add its routes."""
+        ...
+
+
 class HttpListener:
     """The HTTP server.
 
@@ -56,6 +65,7 @@ class HttpListener:
         metrics: what `/metrics` shows.
         readiness: asked at each `/readyz`; each must answer at once.
         refresh: awaited before each scrape and each `/readyz`.
+        pages: what else is served.
     """
 
     def __init__(
@@ -65,7 +75,9 @@ class HttpListener:
         metrics: Exposition,
         readiness: Iterable[Callable[[], Readiness]] = (),
         refresh: Callable[[], Awaitable[None]] | None = None,
+        pages: Sequence[Page] = (),
     ) -> None:
+        self._pages = pages
         self._refresh = refresh
         self._settings = settings
         self._metrics = metrics
@@ -78,15 +90,17 @@ class HttpListener:
         Raises:
             OSError: the address cannot be had.
         """
-        application = web.Application(middlewares=[_plain_errors], client_max_size=1)
+        application = web.Application(middlewares=[plain_errors], client_max_size=1)
         application.router.add_get("/metrics", self._show_metrics)
         application.router.add_get("/healthz", self._show_health)
         application.router.add_get("/readyz", self._show_readiness)
-        application.on_response_prepare.append(_set_headers)
+        for page in self._pages:
+            page.mount(application)
+        application.on_response_prepare.append(set_headers)
         runner = web.AppRunner(
             application,
             access_log=None,
-            logger=_aiohttp_log,
+            logger=aiohttp_log,
             handle_signals=False,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
@@ -140,10 +154,10 @@ def _json(body: object, *, status: int = 200) -> web.Response:
 
 
 @web.middleware
-async def _plain_errors(
+async def plain_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Every error is one short JSON line; nothing of the request is sent back.
+    """Let every error be one short JSON line; nothing of the request is sent back.
 
     What is not HTTP at all never comes this far: aiohttp answers it with 400 by itself.
     """
@@ -159,6 +173,7 @@ async def _plain_errors(
         return _json({"error": "Internal Server Error"}, status=500)
 
 
-async def _set_headers(_request: web.Request, response: web.StreamResponse) -> None:
+async def set_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Nothing is kept by anybody, nothing is told of the server."""
     response.headers.update(_HEADERS)
     response.headers.pop("Server", None)
