@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from gateway.auth.arc import check_arc
+from gateway.auth.arc.sets import ChainValidation
 from gateway.auth.dkim.verify import check_dkim
 from gateway.auth.dmarc.evaluate import check_dmarc
 from gateway.auth.results import Evidence, Signing
@@ -35,6 +36,7 @@ from gateway.submission import Submission
 from gateway.verdict import Disposition, Stage, Verdict
 
 if TYPE_CHECKING:
+    from gateway.auth.arc.seal import Sealer
     from gateway.auth.dkim.sign import Signer
 
 QUARANTINE_FIELD: Final = "X-Gateway-Quarantine"
@@ -105,6 +107,7 @@ class Engine:
     Attributes:
         signer: signs the mail of our own users and hosts; None: nothing is signed. May be replaced at any time, as `rules`.
         submission: what is asked of our users' messages, and done to them, at the submission door; None: nothing.
+        sealer: adds an ARC Set to strangers' mail that is accepted; None: nothing is sealed. Likewise.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Engine:
         self.rules = rules
         self.signer: Signer | None = None
         self.submission: Submission | None = None
+        self.sealer: Sealer | None = None
         self._resolver = resolver
         self._authserv_id = authserv_id
         self._connections = ConnectionChecks(authserv_id)
@@ -196,8 +200,11 @@ class Engine:
             marks.append(_quarantine_mark(rule, envelope))
         edits = self._edits(envelope, message, marks)
         signing: Signing | None = None
+        sealed: ChainValidation | None = None
         if applied in _HANDED_ON:
             edits, signing = self._sign(envelope, message, author, edits)
+        if applied is Disposition.ACCEPT:
+            edits, sealed = self._seal(message, evidence, edits)
         return Verdict(
             disposition=applied,
             intended=rule.disposition,
@@ -206,6 +213,7 @@ class Engine:
             edits=edits,
             evidence=evidence,
             signing=signing,
+            sealed=sealed,
         )
 
     def _sign(
@@ -222,6 +230,19 @@ class Engine:
         at = 1 if _is_stamped(envelope) else 0
         prepend = (*edits.prepend[:at], *signed.fields, *edits.prepend[at:])
         return Edits(prepend=prepend, remove=edits.remove), signed.signing
+
+    def _seal(
+        self, message: Message, evidence: Evidence, edits: Edits
+    ) -> tuple[Edits, ChainValidation | None]:
+        """Put our ARC Set below the stamp that it repeats. What is not to be trusted is not sealed, nor are our own users."""
+        sealer = self.sealer
+        if sealer is None or evidence.arc is None:
+            return edits, None
+        stamped, *others = edits.prepend
+        sealed = sealer.seal(message, edits, stamped, evidence.arc, now=self._clock())
+        if sealed is None:
+            return edits, None
+        return Edits(prepend=(stamped, *sealed.fields, *others), remove=edits.remove), sealed.chain_validation
 
     async def _evidence(self, envelope: Envelope, message: Message, author: Author | NoAuthor) -> Evidence:
         """Everything the checks find. Our own users are not judged: their mail comes from where they are."""

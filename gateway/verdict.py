@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.auth.arc.sets import ChainValidation
 from gateway.auth.results import Evidence, Signing
 from gateway.mail.edits import NO_EDITS, Edits
 from gateway.mail.envelope import Envelope
@@ -42,6 +43,7 @@ class Verdict:
         evidence: what it rests on.
         signing: our own signatures, which are among the edits; None where it was not asked for: a stranger's message, a
             message that is not handed on, or no keys.
+        sealed: what our ARC seal, which is among the edits, says of the chain before it; None where there is none.
     """
 
     disposition: Disposition
@@ -51,6 +53,7 @@ class Verdict:
     edits: Edits = NO_EDITS
     evidence: Evidence = field(default_factory=Evidence)
     signing: Signing | None = None
+    sealed: ChainValidation | None = None
 
     def __post_init__(self) -> None:
         """A refusal has a reply of its own class."""

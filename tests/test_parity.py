@@ -13,6 +13,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from gateway.auth.arc.seal import Sealer
 from gateway.auth.dkim.key_table import KeyTable, SigningKey
 from gateway.auth.dkim.sign import Signer
 from gateway.engine import Engine, EngineOptions, Judged
@@ -47,6 +48,13 @@ KEYS = KeyTable(
     )
     for selector, private_key in (("rsa", rsa_key(2048)), ("ed", ed25519_key()))
 )
+SEAL_KEY = SigningKey(
+    domain="example.net",
+    selector="rsa",
+    subdomains=False,
+    expires_after_s=None,
+    private_key=rsa_key(2048),
+)
 _ID = re.compile(r"\bid=\S+")
 _SIGNED_AT = re.compile(rb"\bt=([0-9]+);")
 
@@ -61,14 +69,22 @@ def make_engine(seen: list[Judged], now: int = NOW) -> Engine:
         clock=lambda: now,
     )
     engine.signer = Signer(KEYS)
+    engine.sealer = Sealer(SEAL_KEY)
     return engine
 
 
 async def offline(case: CorpusCase, now: int = NOW) -> Verdict:
-    """What the engine says; our own user's message it signs, as every door must (both algorithms are deterministic)."""
+    """What the engine says; our own user's message it signs, and those of strangers it seals, as every door must.
+
+    All signatures are of algorithms that give the same one each time.
+    """
     verdict = await make_engine([], now).judge(case.envelope(), Message(case.raw))
     assert (verdict.signing is not None) == case.trusted
     assert [field.name for field in verdict.edits.prepend].count("DKIM-Signature") == 2 * case.trusted
+    closed = (
+        verdict.disposition is not Disposition.ACCEPT or case.trusted or case.name == "author-after-garbage"
+    )
+    assert (verdict.sealed is None) == closed, case.name
     return verdict
 
 
@@ -130,6 +146,9 @@ listen = "unix:{folder}/milter.sock"
 trusted_networks = ["198.51.100.0/24"]
 [arc]
 trusted_sealers = {sealers}
+seal_domain = "example.net"
+seal_selector = "rsa"
+seal_key = "rsa.pem"
 [http]
 listen = "127.0.0.1:{http}"
 [log]
@@ -235,6 +254,7 @@ def test_milter(tmp_path: Path) -> None:
                 "iprev",
                 "arc",
                 "arc_sealers",
+                "sealed",
                 "problems",
                 "signed",
                 "not_signed",

@@ -12,7 +12,8 @@ import structlog
 from pydantic import BaseModel
 
 from gateway import __version__
-from gateway.auth.dkim.key_table import KeyTable, KeyTableError, load_key_table
+from gateway.auth.arc.seal import load_seal_key
+from gateway.auth.dkim.key_table import KeyTable, KeyTableError, SigningKey, load_key_table
 from gateway.cli.doors import ONLY_WORKER, Door, Parts, Worker, build_doors
 from gateway.cli.errors import UsageFault
 from gateway.cli.outbound_tls import OutboundTls
@@ -21,6 +22,7 @@ from gateway.cli.wiring import (
     Observers,
     build_engine,
     build_resolver,
+    build_sealer,
     build_signer,
     build_submission,
     resolver_addresses,
@@ -31,7 +33,7 @@ from gateway.listeners.http import Readiness
 from gateway.mail.author import Author
 from gateway.ops.config import Settings
 from gateway.ops.config.faults import ConfigError, shown
-from gateway.ops.config.files import all_signing_entries
+from gateway.ops.config.files import all_signing_entries, seal_entry
 from gateway.ops.config.load import Loaded, load_config
 from gateway.ops.health import Health
 from gateway.ops.log import judged_event
@@ -52,6 +54,9 @@ RELOADED: Final = frozenset(
         "policy.rules",
         "signing",
         "keys",
+        "arc.seal_domain",
+        "arc.seal_selector",
+        "arc.seal_key",
         "submission.from_check",
         "submission.senders",
         "submission.login_domain",
@@ -68,6 +73,7 @@ class Inputs:
     loaded: Loaded
     rules: RuleSet
     keys: KeyTable
+    seal_key: SigningKey | None
 
     @property
     def settings(self) -> Settings:
@@ -90,10 +96,12 @@ class Source:
         """
         loaded = load_config(self.config, self.environ)
         settings = loaded.settings
+        seal = seal_entry(settings.arc)
         return Inputs(
             loaded=loaded,
             rules=load_rules(settings.policy.rules),
             keys=load_key_table(all_signing_entries(settings)),
+            seal_key=load_seal_key(seal) if seal else None,
         )
 
 
@@ -119,6 +127,7 @@ class Runtime:
             Observers(judged=self._judged),
         )
         self.engine.signer = build_signer(inputs.keys)
+        self.engine.sealer = build_sealer(inputs.seal_key)
         self.outbound_tls: OutboundTls | None = None
         self.engine.submission = build_submission(settings)
         self.store: Store | None = None
@@ -247,6 +256,7 @@ class Runtime:
             rules = inputs.rules
             self.engine.rules = rules
             self.engine.signer = build_signer(inputs.keys)
+            self.engine.sealer = build_sealer(inputs.seal_key)
             self.engine.submission = build_submission(inputs.settings)
             self.health.reloaded(ok=True)
             for warning in inputs.loaded.warnings:

@@ -7,7 +7,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from gateway.auth.dkim.key_table import KeyTable
+from gateway.auth.arc.seal import Sealer
+from gateway.auth.dkim.key_table import KeyTable, SigningKey
 from gateway.auth.dkim.sign import Signer
 from gateway.dns.cache import CacheLimits
 from gateway.dns.stub import DnsObservation, StubOptions, StubResolver, Validation
@@ -135,6 +136,11 @@ def build_submission(settings: Settings) -> Submission | None:
         login_domain=door.login_domain,
         recipient_delimiter=door.recipient_delimiter,
     )
+
+
+def build_sealer(key: SigningKey | None) -> Sealer | None:
+    """The sealer with this key; None where there is none, and nothing is sealed."""
+    return Sealer(key) if key is not None else None
 
 
 def build_decider(

@@ -80,6 +80,11 @@ def write_authentication_results(authserv_id: str, results: Sequence[MethodResul
     return fold_field(FIELD_NAME, (quote_value(authserv_id) + ";",), *lines)
 
 
+def as_arc_results(results: NewField, instance: int) -> NewField:
+    """What `write_authentication_results` wrote, as part of an ARC Set (RFC 8617 §4.1.1)."""
+    return NewField(f"ARC-{FIELD_NAME}", f"i={instance}; {results.value}")
+
+
 def parse_results(text: str, start: int = 0) -> tuple[MethodResult, ...]:
     """Read what another host found out: authserv-id and results (RFC 8601 §2.2), comments left out.
 

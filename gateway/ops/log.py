@@ -110,6 +110,7 @@ def judged_event(
         "iprev": iprev.status if iprev else None,
         "arc": arc.status if arc else None,
         "arc_sealers": [one.sealer for one in arc.sets] if arc else [],
+        "sealed": verdict.sealed,
         "signed": [str(one) for one in signing.made] if signing else [],
         "not_signed": signing.reason if signing else None,
         "problems": sorted(problems(evidence)),

@@ -94,6 +94,7 @@ class Metrics(Collector):
             "requested",
             "applied",
         )
+        self._seals = Tally("arc_seals", "ARC seals of ours, by what they say of the chain before.", "cv")
         self._signatures = Tally("signatures", "DKIM signatures of ours.", "domain", "algorithm")
         self._unsigned = Tally("unsigned_messages", "Own messages handed on without one, and why.", "reason")
         self._queries = Tally("dns_queries", "DNS questions of the checks.", "type", "outcome", "cached")
@@ -143,6 +144,7 @@ class Metrics(Collector):
             self._messages,
             self._results,
             self._policies,
+            self._seals,
             self._signatures,
             self._unsigned,
             self._queries,
@@ -260,6 +262,8 @@ class Metrics(Collector):
                 self._results.add(labels)
             if dmarc is not None and dmarc.record is not None:
                 self._policies.add((dmarc.requested, dmarc.applied))
+            if verdict.sealed is not None:
+                self._seals.add((verdict.sealed,))
             if verdict.signing is not None:
                 for made in verdict.signing.made:
                     self._signatures.add((made.domain, made.algorithm))

@@ -19,7 +19,7 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from tests.auth.dkim.signing import rsa_pem
+from tests.auth.dkim.signing import ed25519_pem, rsa_pem
 from tests.corpus import FOLDER
 
 PATIENCE_S = 15.0
@@ -237,6 +237,45 @@ def test_sighup_takes_a_new_key_and_a_bad_one_leaves_the_old_in_force(
         assert 'gateway_signatures_total{algorithm="rsa-sha256",domain="example.net"} 3.0' in gateway.get(
             "/metrics"
         )
+    finally:
+        assert gateway.stop() == 0
+
+
+def test_sighup_takes_a_seal_key_and_a_bad_one_leaves_the_old_in_force(
+    tmp_path: Path, downstream: tuple[Downstream, int]
+) -> None:
+    smtp_port, http_port = free_port(), free_port()
+    write_pair(tmp_path)
+    config = tmp_path / "gateway.toml"
+    common = config_text(downstream[1], smtp_port, http_port) + '[policy]\nrules = "monitor"\n'
+    for name, key in (("rsa", rsa_pem()), ("ed", ed25519_pem())):
+        (tmp_path / f"{name}.pem").write_bytes(key)
+        (tmp_path / f"{name}.pem").chmod(0o600)
+    config.write_text(common)
+    gateway = Served(config, smtp_port, http_port)
+
+    def sealed_by() -> list[str]:
+        with smtplib.SMTP("127.0.0.1", smtp_port, "mail.elsewhere.example", timeout=PATIENCE_S) as client:
+            client.sendmail("ann@elsewhere.example", ["bob@example.net"], MAIL)
+        content = downstream[0].messages[-1].decode()
+        return re.findall(r"ARC-Seal: i=1; cv=none; a=rsa-sha256; d=example.net; s=([^;]+);", content)
+
+    def seal_with(selector: str) -> None:
+        seal = f'seal_domain = "example.net"\nseal_selector = "{selector}"\nseal_key = "{selector}.pem"\n'
+        config.write_text(f"{common}[arc]\n{seal}")
+        gateway.process.send_signal(signal.SIGHUP)
+
+    try:
+        gateway.wait_for("listener.ready", 2)
+        assert sealed_by() == []
+        seal_with("rsa")
+        gateway.wait_for("config.reloaded")
+        assert sealed_by() == ["rsa"]
+        seal_with("ed")
+        assert 'arc.seal_key = "ed.pem": is an Ed25519 key' in gateway.wait_for("config.refused")["fault"]
+        assert sealed_by() == ["rsa"]
+        assert gateway.wait_for("message.judged", 3)["sealed"] == "none"
+        assert not [event for event in gateway.events() if event["event"] == "config.restart-needed"]
     finally:
         assert gateway.stop() == 0
 

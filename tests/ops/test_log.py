@@ -69,6 +69,7 @@ def test_one_event_tells_the_whole_story_of_a_message() -> None:
         "iprev": "permerror",
         "arc": None,
         "arc_sealers": [],
+        "sealed": None,
         "signed": [],
         "not_signed": None,
         "problems": ["dkim.body-hash", "dkim.syntax", "iprev.no-name", "spf.too-many-lookups"],

@@ -6,7 +6,7 @@ sign side by side (RSA for everybody, Ed25519 for those who know it: RFC 8463); 
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -122,8 +122,8 @@ def _unsigned(reason: NotSigned) -> Signed:
 def _make_signatures(
     content: SignedContent, header: EditedHeader, keys: tuple[SigningKey, ...], now: int
 ) -> Iterator[NewField]:
-    names, fields = _signed_fields(header)
-    listing = _listing(names)
+    names, fields = signed_fields(header)
+    listing = list_names(names)
     body_hash = b64encode(content.body(_RELAXED).whole).decode()
     header_hash = hashlib.sha256(b"".join(fields))
     for key in keys:
@@ -131,20 +131,45 @@ def _make_signatures(
         tags.append(f"t={now};")
         if key.expires_after_s is not None:
             tags.append(f"x={now + key.expires_after_s};")
-        lines = (tags, *([piece] for piece in listing), [f"bh={body_hash};"])
-        # RFC 6376 §3.7: the field itself is hashed last, with b= empty and without its final CRLF. Whether b= then begins
-        # a line is the same to the relaxed form.
-        own = canonical_field(fold_field(FIELD_NAME, *lines, ["b="]).to_bytes(), _RELAXED)
-        digest = header_hash.copy()
-        digest.update(own.removesuffix(CRLF))
-        signature = b64encode(key.sign(digest.digest())).decode()
-        yield fold_field(FIELD_NAME, *lines, *([piece] for piece in break_text(f"b={signature}")))
+        yield sign_field(FIELD_NAME, (tags, *listing, [f"bh={body_hash};"]), header_hash, key)
 
 
-def _signed_fields(header: EditedHeader) -> tuple[tuple[bytes, ...], list[bytes]]:
-    """What stands in `h=`, and what is hashed for it: of each name the lowest first (RFC 6376 §5.4.2)."""
+def sign_field(
+    name: str, lines: Iterable[Sequence[str]], hashed_before: "hashlib._Hash", key: SigningKey
+) -> NewField:
+    """Write a field of tags that ends with its own signature (RFC 6376 §3.7); ARC's are made in the same way.
+
+    Args:
+        name: the field's.
+        lines: all its tags but `b=`, as `fold_field` takes them.
+        hashed_before: SHA-256 of all that is signed besides the field itself; it is not changed.
+        key: signs.
+    """
+    lines = tuple(lines)
+    # The field itself is hashed last, with b= empty and without its final CRLF. Whether b= then begins a line is the same
+    # to the relaxed form.
+    own = canonical_field(fold_field(name, *lines, ["b="]).to_bytes(), _RELAXED)
+    digest = hashed_before.copy()
+    digest.update(own.removesuffix(CRLF))
+    signature = b64encode(key.sign(digest.digest())).decode()
+    return fold_field(name, *lines, *([piece] for piece in break_text(f"b={signature}")))
+
+
+def signed_fields(
+    header: EditedHeader, *, as_they_are: Iterable[bytes] = ()
+) -> tuple[tuple[bytes, ...], list[bytes]]:
+    """What stands in `h=`, and what is hashed for it: of each name the lowest first (RFC 6376 §5.4.2).
+
+    Args:
+        header: as it will be handed on.
+        as_they_are: further names, of which others may be added later.
+    """
     names: list[bytes] = []
     fields: list[bytes] = []
+    for key in as_they_are:
+        found = header.named(key)
+        names += (key,) * len(found)
+        fields += (canonical_field(field, _RELAXED) for field in reversed(found))
     for always, keys in ((True, ALWAYS_SIGNED), (False, SIGNED_IF_PRESENT)):
         for key in keys:
             found = header.named(key)
@@ -155,9 +180,9 @@ def _signed_fields(header: EditedHeader) -> tuple[tuple[bytes, ...], list[bytes]
 
 
 @lru_cache(maxsize=_LISTINGS)
-def _listing(names: tuple[bytes, ...]) -> tuple[str, ...]:
+def list_names(names: tuple[bytes, ...]) -> tuple[tuple[str], ...]:
     """`h=`, line by line: most messages of a domain have the same fields."""
-    return tuple(break_text(f"h={b':'.join(names).decode()};", after=":"))
+    return tuple((piece,) for piece in break_text(f"h={b':'.join(names).decode()};", after=":"))
 
 
 def _came_unproven(message: Message, edits: Edits, author_domain: str) -> bool:

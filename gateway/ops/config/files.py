@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from gateway.auth.arc.seal import load_seal_key
 from gateway.auth.dkim.key_table import KeyFault, KeyTableError, SigningEntry, load_key_table
 from gateway.dns.zone import ZoneError, ZoneResolver
 from gateway.keys.directory import KeyDirectory
@@ -25,6 +26,7 @@ from gateway.keys.model import KeyState
 from gateway.keys.signing import signing_entries
 from gateway.ops.config.faults import ConfigError, Fault
 from gateway.ops.config.models import (
+    ArcSettings,
     DnsSettings,
     DnsUpdateSettings,
     KeysSettings,
@@ -125,6 +127,34 @@ def check_signing(sections: Sequence[tuple[int, SigningSettings]]) -> Iterator[F
             remedy=fault.remedy,
             is_warning=fault in warnings,
         )
+
+
+def seal_entry(arc: ArcSettings) -> SigningEntry | None:
+    """The key that `[arc]` names to seal with; None where nothing is sealed."""
+    if arc.seal_domain is None or arc.seal_selector is None or arc.seal_key is None:
+        return None
+    return SigningEntry(
+        domain=arc.seal_domain, selector=arc.seal_selector, key_path=arc.seal_key, subdomains=False
+    )
+
+
+def check_seal(arc: ArcSettings) -> Iterator[FileFault]:
+    """Whether `[arc]` names a key that can seal."""
+    entry = seal_entry(arc)
+    if entry is None:
+        return
+    try:
+        load_seal_key(entry)
+    except KeyTableError as error:
+        yield from (_about_seal(fault) for fault in error.faults)
+    else:
+        yield from (_about_seal(fault, is_warning=True) for fault in load_key_table([entry]).warnings)
+
+
+def _about_seal(fault: KeyFault, *, is_warning: bool = False) -> FileFault:
+    return FileFault(
+        section="arc", key="seal_key", what=fault.what, remedy=fault.remedy, is_warning=is_warning
+    )
 
 
 class TlsFiles(Protocol):

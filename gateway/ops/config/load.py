@@ -15,6 +15,7 @@ from gateway.ops.config import files
 from gateway.ops.config.environment import overlay
 from gateway.ops.config.faults import ConfigError, Fault, Location, explain, key_path, shown
 from gateway.ops.config.models import (
+    ArcSettings,
     DnsSettings,
     DnsUpdateSettings,
     InboundSettings,
@@ -268,6 +269,9 @@ def _check_files(
     if outbound_tls is not None:
         yield from files.check_authorities(outbound_tls)
     yield from files.check_signing(list(_signing(settings, merged, context)))
+    arc = settings.arc if settings else _section(ArcSettings, merged.get("arc", {}), context)
+    if arc is not None:
+        yield from files.check_seal(arc)
     policy = settings.policy if settings else _section(PolicySettings, merged.get("policy", {}), context)
     if policy is not None:
         yield from files.check_rules(policy)

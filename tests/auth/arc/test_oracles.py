@@ -25,17 +25,16 @@ def foreign_status(raw: bytes) -> ArcStatus:
     return ArcStatus((word or b"fail").decode())
 
 
-def foreign_seal(raw: bytes, domain: str, before: str) -> bytes:
-    """dkimpy takes its `cv=` from the topmost Authentication-Results."""
-    stamped = (
-        f"Authentication-Results: {domain}; {before}dmarc=pass header.from=example.org\r\n".encode() + raw
-    )
+def foreign_seal(raw: bytes, domain: str, before: str, authserv_id: str | None = None) -> bytes:
+    """dkimpy takes its `cv=` from Authentication-Results, and from all of one id together: none may be there twice."""
+    name = authserv_id or domain
+    stamped = f"Authentication-Results: {name}; {before}dmarc=pass header.from=example.org\r\n".encode() + raw
     fields = dkim.arc_sign(
         stamped,
         b"rsa",
         domain.encode(),
         rsa_pem(),
-        domain.encode(),
+        name.encode(),
         include_headers=[b"from", b"subject"],
         timestamp=int(NOW),
     )

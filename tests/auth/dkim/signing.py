@@ -60,6 +60,10 @@ def rsa_pem(bits: int = 2048) -> bytes:
     return rsa_key(bits).private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
 
 
+def ed25519_pem() -> bytes:
+    return ed25519_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
 @cache
 def short_rsa() -> tuple[int, int]:
     """A 768-bit modulus and its private exponent; `cryptography` makes no such keys any more."""
