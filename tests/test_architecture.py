@@ -15,6 +15,7 @@ _MAY_IMPORT = {
     "tlspolicy": {"tlspolicy", "dns", "mail"},
     "store": {"store", "tlspolicy", "dns", "mail"},
     "keys": {"keys", "auth", "dns", "mail"},
+    "postfix": {"postfix", "tlspolicy", "dns", "mail"},  # sans-IO, as smtp
     "policy": {"policy", "auth", "dns", "mail", "verdict"},
     "verdict": {"auth", "mail"},
     "stamp": {"auth", "mail"},
@@ -25,7 +26,18 @@ _MAY_IMPORT = {
     "milter": {"milter", "mail", "verdict"},
     "ops": {"ops", "keys", "auth", "dns", "mail", "policy", "tlspolicy", "verdict"},
     "publish": {"publish", "keys", "ops", "tlspolicy", "auth", "dns", "mail"},
-    "listeners": {"listeners", "smtp", "milter", "ops", "store", "tlspolicy", "dns", "mail", "verdict"},
+    "listeners": {
+        "listeners",
+        "smtp",
+        "milter",
+        "postfix",
+        "ops",
+        "store",
+        "tlspolicy",
+        "dns",
+        "mail",
+        "verdict",
+    },
 }
 _ONLY_IN = {
     # zone_text reads type codes; an RFC 2136 update with TSIG is no question that our own messages could ask

@@ -4,6 +4,7 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.cli.errors import UsageFault
@@ -12,6 +13,7 @@ from gateway.listeners.http import HttpListener, Readiness
 from gateway.listeners.milter import MilterListener, MilterSocket, MilterUnavailableError
 from gateway.listeners.policy_host import PolicyHostListener, PolicyPage
 from gateway.listeners.smtp import SmtpListener
+from gateway.listeners.socketmap import SocketmapListener, SocketmapOptions
 from gateway.listeners.submission import SubmissionListener
 from gateway.ops.config import (
     HostPort,
@@ -21,6 +23,7 @@ from gateway.ops.config import (
     MtaStsSettings,
     Settings,
     SubmissionSettings,
+    TlsPolicySettings,
 )
 from gateway.ops.health import Health
 from gateway.tlspolicy.decide import Decider
@@ -144,6 +147,8 @@ def build_doors(parts: Parts) -> Iterator[Door]:
         yield milter_door(parts, settings.milter)
     if settings.mta_sts is not None and settings.mta_sts.listen:
         yield policy_host_door(parts, settings.mta_sts)
+    if settings.tls_policy is not None and parts.decider is not None:
+        yield from tls_policy_doors(parts, settings.tls_policy, parts.decider)
     if settings.http is not None and not parts.worker.shares_ports:  # else one process serves it for all
         yield http_door(parts, settings.http)
 
@@ -271,6 +276,52 @@ def policy_pages(settings: Settings) -> tuple[PolicyPage, ...]:
     """The page of our MTA-STS policy, where there is one."""
     mta_sts = settings.mta_sts
     return () if mta_sts is None else (PolicyPage(mta_sts.policy, settings.local_domains),)
+
+
+def tls_policy_doors(parts: Parts, section: TlsPolicySettings, decider: Decider) -> Iterator[Door]:
+    """What Postfix asks about outbound TLS, and where it tells what became of it."""
+    worker = parts.worker
+    where = section.listen
+    options = SocketmapOptions(
+        listen=socket_path(where) if isinstance(where, str) else where,
+        socket_mode=section.socket_mode,
+        socket_group=section.socket_group,
+        tlsrpt=section.tlsrpt,
+        max_connections=section.max_connections,
+        answer_timeout_s=section.answer_timeout_s,
+        overrides=parts.settings.outbound_tls.overrides,
+    )
+    # A path belongs to one process; a port to all.
+    if worker.index == 0 or not isinstance(options.listen, Path):
+        yield _socketmap_door(parts, options, decider)
+
+
+def _socketmap_door(parts: Parts, options: SocketmapOptions, decider: Decider) -> Door:
+    listener = SocketmapListener(options, decider=decider, observer=parts.health)
+
+    async def close() -> None:
+        listener.close()
+
+    return Door(
+        name="tls-policy",
+        key="[tls_policy] listen",
+        where=shown_place(options.listen),
+        start=lambda: listener.start(shared=parts.worker.shares_ports),
+        addresses=lambda: map(shown_place, listener.addresses),
+        close=close,
+        drain=listener.drain,
+        retire=listener.retire,
+    )
+
+
+def socket_path(where: str) -> Path:
+    """The path in `unix:/path`."""
+    return Path(where.removeprefix("unix:"))
+
+
+def shown_place(where: tuple[str, int] | Path) -> str:
+    """`host:port` or `unix:/path`."""
+    return f"unix:{where}" if isinstance(where, Path) else str(HostPort(*where))
 
 
 def http_door(parts: Parts, http: HttpSettings) -> Door:

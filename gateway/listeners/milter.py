@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from gateway.listeners.milter_session import Bench, Load, MilterObserver, MilterSession, words_of
-from gateway.listeners.milter_socket import SocketPath
+from gateway.listeners.socket_path import SocketPath
 from gateway.milter.collect import CollectOptions
 from gateway.verdict import Judge, Stage
 

@@ -112,6 +112,12 @@ class Metrics(Collector):
         self._store_failures = Tally("store_failures", "Times the store could not be written.")
         for tally in (self._rows_waiting, self._store_failures):
             tally.values.clear()  # not there where there is no store
+        self._tls_answers = Tally(
+            "tls_policy_answers", "Postfix's questions about outbound TLS, by our answer.", "level", "outcome"
+        )
+        self._tls_reports = Tally(
+            "tlsrpt_datagrams", "Postfix's reports of TLS sessions, by what became of them.", "outcome"
+        )
         self._reloads = Tally("config_reload", "Reloads of config, rules and certificates.", "outcome")
         self._sts_policies = Tally(
             "mta_sts_policies", "MTA-STS policies fetched, renewed, lost, and why.", "change", "problem"
@@ -153,6 +159,8 @@ class Metrics(Collector):
             self._faults,
             self._rows,
             self._store_failures,
+            self._tls_answers,
+            self._tls_reports,
             self._reloads,
             self._sts_policies,
         )
@@ -238,6 +246,16 @@ class Metrics(Collector):
         """The mail server could not be reached, or broke the protocol; `failure` is a word of the listener's own enum."""
         with self._lock:
             self._failures.add((failure,))
+
+    def tls_policy_answered(self, level: str, outcome: str) -> None:
+        """Postfix asked what TLS a delivery must have; both are words of enums."""
+        with self._lock:
+            self._tls_answers.add((level, outcome))
+
+    def tls_report(self, outcome: str) -> None:
+        """Postfix reported a TLS session; `outcome` is a word of the listener's own enum."""
+        with self._lock:
+            self._tls_reports.add((outcome,))
 
     def bytes_in_flight_from(self, read: Callable[[], float]) -> None:
         """Take a door's bytes in flight from their owner, at each scrape."""

@@ -98,12 +98,19 @@ class Decider:
         self._now = now
         self._kept: OrderedDict[str, tuple[float, Decision]] = OrderedDict()
 
+    def kept(self, domain: str) -> Decision | None:
+        """The decision where it is kept; None where it must be derived."""
+        kept = self._kept.get(domain)
+        if kept is None or self._now() >= kept[0]:
+            return None
+        self._kept.move_to_end(domain)
+        return kept[1]
+
     async def decide(self, domain: str) -> Decision:
         """What holds for `domain`, as `parse_domain_or_literal` writes it. Does not suspend where the answer is kept."""
-        kept = self._kept.get(domain)
-        if kept is not None and self._now() < kept[0]:
-            self._kept.move_to_end(domain)
-            return kept[1]
+        kept = self.kept(domain)
+        if kept is not None:
+            return kept
         decision = await self._derive(domain)
         self._kept[domain] = (self._now() + decision.ttl, decision)
         self._kept.move_to_end(domain)

@@ -361,7 +361,18 @@ class TlsPolicySettings(Section):
     tlsrpt_socket: UnixSocket | None = Field(
         default=None,
         description="Postfix 3.10 and newer report each TLS session there (smtp_tlsrpt_socket_name).",
-        examples=["unix:/run/gateway/tlsrpt.sock"],
+        examples=["unix:/var/spool/postfix/run/tlsrpt/tlsrpt.sock"],
+    )
+    socket_mode: SocketMode = Field(
+        default=0o660,
+        description="Who may use these UNIX sockets, as file permissions: 0o660 lets the sockets' group in.",
+    )
+    socket_group: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="The group that these UNIX sockets are given to; the gateway's user must be in it.",
+        examples=["postfix"],
     )
     max_connections: Count = Field(default=1_000, description="Connections of Postfix's processes at a time.")
     answer_timeout_s: Seconds = Field(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.listeners.milter_socket import SocketInUseError, SocketPath
+from gateway.listeners.socket_path import SocketInUseError, SocketPath
 from tests.live.postfix import open_directory
 
 
