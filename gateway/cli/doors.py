@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.cli.errors import UsageFault
+from gateway.dns.resolver import Resolver
 from gateway.engine import Engine
 from gateway.listeners.http import HttpListener, Readiness
 from gateway.listeners.milter import MilterListener, MilterSocket, MilterUnavailableError
 from gateway.listeners.policy_host import PolicyHostListener, PolicyPage
+from gateway.listeners.relay import RelayListener, WayOut
+from gateway.listeners.remote.tls import make_client_contexts
 from gateway.listeners.smtp import SmtpListener
 from gateway.listeners.socketmap import SocketmapListener, SocketmapOptions
 from gateway.listeners.submission import SubmissionListener
@@ -21,12 +24,14 @@ from gateway.ops.config import (
     InboundSettings,
     MilterSettings,
     MtaStsSettings,
+    OutboundSettings,
     Settings,
     SubmissionSettings,
     TlsPolicySettings,
 )
 from gateway.ops.health import Health
 from gateway.tlspolicy.decide import Decider
+from gateway.tlspolicy.model import TlsSession
 from gateway.verdict import Stage
 
 if TYPE_CHECKING:
@@ -64,11 +69,16 @@ class Parts:
 
     settings: Settings
     engine: Engine
+    resolver: Resolver
     health: Health
     store: "Store | None"
     readiness: tuple[Callable[[], Readiness], ...]
     decider: Decider | None = None
     worker: Worker = ONLY_WORKER
+
+
+def _nobody_counts(_session: TlsSession) -> None:
+    return
 
 
 async def _nothing(_deadline_s: float) -> None:
@@ -143,6 +153,8 @@ def build_doors(parts: Parts) -> Iterator[Door]:
         yield inbound_door(parts, settings.inbound)
     if settings.submission is not None and parts.worker.index == 0:  # guesses are counted in one place
         yield submission_door(parts, settings.submission)
+    if settings.outbound is not None:
+        yield outbound_door(parts, settings.outbound)
     if settings.milter is not None:
         yield milter_door(parts, settings.milter)
     if settings.mta_sts is not None and settings.mta_sts.listen:
@@ -201,6 +213,42 @@ def submission_door(parts: Parts, submission: SubmissionSettings) -> Door:
         name="submission",
         key="[submission] listen",
         where=", ".join(map(str, (*submission.listen, *submission.listen_tls))),
+        start=lambda: listener.start(reuse_port=parts.worker.shares_ports),
+        addresses=lambda: (str(HostPort(*where)) for where in listener.addresses),
+        close=close,
+        drain=listener.drain,
+        retire=listener.retire,
+        reload=listener.reload_tls,
+    )
+
+
+def outbound_door(parts: Parts, outbound: OutboundSettings) -> Door:
+    """The relay: our mail server hands in what is to leave."""
+    engine, decider = parts.engine, parts.decider
+    if decider is None:
+        raise AssertionError("a relay, and nobody who decides")
+    listener = RelayListener(
+        outbound,
+        hostname=parts.settings.hostname,
+        way_out=WayOut(
+            decider=decider,
+            resolver=parts.resolver,
+            contexts=make_client_contexts(parts.settings.outbound_tls.ca_file),
+            report=_nobody_counts if parts.store is None else parts.store.record,
+        ),
+        judge=engine,
+        observer=parts.health,
+        asks=lambda stage: engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
+    )
+    parts.health.bytes_in_flight_from(lambda: listener.budget.used)
+
+    async def close() -> None:
+        listener.close()
+
+    return Door(
+        name="outbound",
+        key="[outbound] listen",
+        where=", ".join(map(str, outbound.listen)),
         start=lambda: listener.start(reuse_port=parts.worker.shares_ports),
         addresses=lambda: (str(HostPort(*where)) for where in listener.addresses),
         close=close,

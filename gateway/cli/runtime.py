@@ -150,6 +150,7 @@ class Runtime:
                 settings=self.settings,
                 engine=self.engine,
                 health=self.health,
+                resolver=self.resolver,
                 store=self.store,
                 readiness=self.readiness(),
                 worker=self._worker,

@@ -43,14 +43,22 @@ class Borrower(Protocol):
         ...
 
 
-class DownstreamConnection(asyncio.Protocol):
-    """One connection: the borrower's while it has one, else the pool's."""
+class Owner(Protocol):
+    """Whose a connection is while nobody borrows it."""
 
-    def __init__(self, pool: "DownstreamPool", client: SmtpClient, borrower: Borrower) -> None:
+    def forget(self, connection: "DownstreamConnection") -> None:
+        """It is closed."""
+        ...
+
+
+class DownstreamConnection(asyncio.Protocol):
+    """One connection: the borrower's while it has one, else its owner's."""
+
+    def __init__(self, owner: Owner, client: SmtpClient, borrower: Borrower | None) -> None:
         self.client: Final = client
         self.uses = 1
         self.idle_since = 0.0
-        self._pool = pool
+        self._owner = owner
         self.borrower: Borrower | None = borrower
         self._transport: asyncio.Transport | None = None
         self._blocks: Iterator[bytes] | None = None
@@ -87,7 +95,7 @@ class DownstreamConnection(asyncio.Protocol):
         """The other side closed it, or the network did."""
         self._transport = None
         self._blocks = None
-        self._pool.forget(self)
+        self._owner.forget(self)
         if self.borrower:
             self.borrower.downstream_lost(DownstreamFailure.LOST, str(exc or "closed by downstream"))
 

@@ -30,12 +30,14 @@ from gateway.smtp.effects import (
     Pause,
     Release,
     Screen,
+    Seek,
     Send,
     SessionEnd,
     StartTls,
     Tell,
 )
 from gateway.smtp.ehlo import Capabilities
+from gateway.smtp.errors import LocalProtocolError
 from gateway.smtp.proxy import ProxySession
 from gateway.smtp.proxy_protocol import bytes_to_read, parse_proxy_header
 from gateway.smtp.settings import is_within
@@ -53,6 +55,9 @@ BALANCER_TIMEOUT_S: Final = 10.0
 TLS_TIMEOUT_S: Final = 30.0
 CLOSE_TIMEOUT_S: Final = 10.0
 """For a client to take the last words; then the connection is cut."""
+
+ROUTE_PATIENCE_S: Final = 180.0
+"""The search for a way to a recipient has a limit of its own, below this."""
 
 REST_AFTER_S: Final = 2.0
 """A client that is silent so long between two messages gives its connection downstream to others."""
@@ -251,6 +256,8 @@ class SmtpSession(asyncio.Protocol):
                     self._transport.write(data)
             case Screen():
                 self._start(self._screen(effect))
+            case Seek():
+                self._seek(effect)
             case Ask():
                 self._complete_at = time.perf_counter()
                 self._start(self._ask(effect))
@@ -317,6 +324,10 @@ class SmtpSession(asyncio.Protocol):
         if connection:
             self._downstream = connection
             self._feed(lambda: core.leased(connection.client, reused=True))
+
+    def _seek(self, effect: Seek) -> None:
+        """The relay's; see there."""
+        raise LocalProtocolError(f"nothing to look for: {effect}")
 
     def _start_tls(self) -> None:
         transport, context = self._transport, self._listener.tls
@@ -432,6 +443,8 @@ class SmtpSession(asyncio.Protocol):
                 return math.inf  # the pause ends by itself
             case Awaiting.CAPABILITIES | Awaiting.AUTH | Awaiting.MAIL | Awaiting.RCPT | Awaiting.DATA:
                 return settings.downstream_timeout_s
+            case Awaiting.ROUTE:
+                return ROUTE_PATIENCE_S
             case Awaiting.TLS:
                 return TLS_TIMEOUT_S + CLOSE_TIMEOUT_S  # the handshake has its own
             case Awaiting.SCREEN_MAIL | Awaiting.SCREEN_RCPT | Awaiting.VERDICT:
@@ -528,6 +541,9 @@ class SmtpSession(asyncio.Protocol):
             code=reply.code,
             text=reply.text[:200],
         )
+
+    def recipient_refused(self, transaction: Transaction, reply: Reply) -> None:
+        """The counters of commands say it."""
 
     def message_answered(self, transaction: Transaction, reply: Reply) -> None:
         """Count it, and tell the operator what became of it."""

@@ -106,6 +106,17 @@ class Metrics(Collector):
             "downstream_duration_seconds", "Until the mail server replied.", _REPLY_SECONDS, "command"
         )
         self._failures = Tally("downstream_failures", "Times the mail server could not be used.", "kind")
+        self._relayed = Tally(
+            "relay_deliveries", "Answers to messages that leave, and to their refused recipients.", "outcome"
+        )
+        self._remote_sessions = Tally(
+            "relay_sessions",
+            "Sessions with remote mail servers: what was demanded, what there was, what was wrong.",
+            "demand",
+            "tls",
+            "problem",
+            "failure",
+        )
         self._faults = Tally("internal_errors", "Bugs that cost a message a 451.")
         self._rows = Tally("store_rows", "Rows for the store, by what became of them.", "outcome")
         self._rows_waiting = Tally("store_rows_waiting", "Rows that wait to be written to the store.")
@@ -156,6 +167,8 @@ class Metrics(Collector):
             self._queries,
             self._replies,
             self._failures,
+            self._relayed,
+            self._remote_sessions,
             self._faults,
             self._rows,
             self._store_failures,
@@ -256,6 +269,16 @@ class Metrics(Collector):
         """Postfix reported a TLS session; `outcome` is a word of the listener's own enum."""
         with self._lock:
             self._tls_reports.add((outcome,))
+
+    def relay_outcome(self, outcome: str) -> None:
+        """A message that leaves, or one of its recipients, was answered; `outcome` is a word of the relay's own enum."""
+        with self._lock:
+            self._relayed.add((outcome,))
+
+    def relay_session(self, demand: str, tls: str | None, problem: str | None, failure: str | None) -> None:
+        """A session with a remote mail server was opened, or could not be; the words are our own enums' and OpenSSL's."""
+        with self._lock:
+            self._remote_sessions.add((demand, tls or "none", problem or _NO_PROBLEM, failure or _NO_PROBLEM))
 
     def bytes_in_flight_from(self, read: Callable[[], float]) -> None:
         """Take a door's bytes in flight from their owner, at each scrape."""

@@ -11,7 +11,7 @@ from gateway.mail.envelope import Session
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
 from gateway.smtp.client import Answer, SmtpClient, Step
-from gateway.smtp.effects import Effect, Lease, Release, Tell
+from gateway.smtp.effects import Destination, Effect, Lease, Release, Seek, Tell
 from gateway.smtp.ehlo import Capabilities
 
 _OUR_MISTAKE: Final = frozenset({500, 502, 503})
@@ -52,6 +52,12 @@ class Backend:
         if not self._is_asked:
             self._lease(fresh=False)
         return False
+
+    def seek(self, destination: Destination, *, again: bool) -> None:
+        """Have a connection to a mail server of this destination in place of the one that is held."""
+        self.release(reusable=True)
+        self._is_asked = True
+        self._effects.append(Seek(destination, again))
 
     def leased(self, client: SmtpClient, session: Session, *, reused: bool) -> bool:
         """Take the connection that was asked for; True if it can be used now."""

@@ -52,6 +52,7 @@ class DownstreamFailure(StrEnum):
     CLOSING = "closing"  # it said 421: it is shutting down, or has enough of us
     REFUSED = "refused"  # it refused our greeting or XCLIENT: look at its access rules
     PROTOCOL = "protocol"  # it does not speak SMTP
+    TLS = "tls"  # its TLS is not what must be: see the problem beside it
 
 
 class DownstreamError(RemoteProtocolError):
@@ -84,6 +85,11 @@ class ReplyReader:
     def __init__(self) -> None:
         self._rest = b""
         self._lines: list[bytes] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left of what was fed."""
+        return not self._rest and not self._lines
 
     def feed(self, data: bytes) -> list[Reply]:
         """The replies that are complete now.
@@ -152,6 +158,12 @@ class SmtpClient:
         self._reader = ReplyReader()
         self._awaited: deque[Step] = deque((Step.GREETING,))
         self._output: list[bytes] = []
+
+    def adopt(self, capabilities: Capabilities) -> None:
+        """Somebody else has seen to greeting and EHLO: it can be used now."""
+        self.capabilities = capabilities
+        self._awaited.clear()
+        self.is_ready = True
 
     def take_output(self) -> bytes:
         """What is to be sent."""

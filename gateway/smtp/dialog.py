@@ -36,6 +36,7 @@ class Awaiting(StrEnum):
     SCREEN_MAIL = "screen-mail"  # the judge; likewise the next, and VERDICT
     SCREEN_RCPT = "screen-rcpt"
     VERDICT = "verdict"
+    ROUTE = "route"  # a connection to a mail server of the recipient's domain (relay)
     MAIL = "mail"  # downstream's reply to it; likewise the next two
     RCPT = "rcpt"
     DATA = "data"
@@ -109,6 +110,10 @@ class Host(Protocol):
 
     def login_ended(self, login: LoginEnd) -> None:
         """A log-in was answered, in success or not."""
+        ...
+
+    def recipient_refused(self, transaction: Transaction, reply: Reply) -> None:
+        """A recipient was asked about, and refused."""
         ...
 
     def message_answered(self, transaction: Transaction, reply: Reply) -> None:

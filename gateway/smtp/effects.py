@@ -39,6 +39,25 @@ class Lease(NamedTuple):
     """A new one: one that was used before has just failed."""
 
 
+class Destination(NamedTuple):
+    """Where the relay takes one message: the mail servers of one domain."""
+
+    message: str
+    """The transaction's id, for the log."""
+    domain: str
+    """A-labels in lower case, or an address literal with its brackets."""
+    requiretls: bool
+    """Only over TLS, to a server that proves who it is and hands the demand on (RFC 8689)."""
+
+
+class Seek(NamedTuple):
+    """Give me a connection to a mail server of this domain (`ProxySession.leased`, or `unroutable`)."""
+
+    destination: Destination
+    again: bool
+    """The next one: the last could not be used, or did not take the message now."""
+
+
 class Tell(NamedTuple):
     """To downstream."""
 
@@ -87,4 +106,4 @@ class Close(NamedTuple):
     end: SessionEnd
 
 
-Effect = Send | Lease | Tell | Deliver | Release | Screen | Ask | StartTls | Pause | Close
+Effect = Send | Lease | Seek | Tell | Deliver | Release | Screen | Ask | StartTls | Pause | Close

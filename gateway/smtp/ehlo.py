@@ -21,6 +21,8 @@ class Capabilities:
         smtputf8: SMTPUTF8 (RFC 6531).
         dsn: DSN (RFC 3461).
         pipelining: PIPELINING (RFC 2920).
+        starttls: STARTTLS (RFC 3207); ours is our own, and never mirrored.
+        requiretls: REQUIRETLS (RFC 8689).
         xclient: the XCLIENT attributes that it takes, in upper case.
         auth: the SASL mechanisms that it takes, in upper case (RFC 4954 §3).
     """
@@ -31,6 +33,8 @@ class Capabilities:
     smtputf8: bool = False
     dsn: bool = False
     pipelining: bool = False
+    starttls: bool = False
+    requiretls: bool = False
     xclient: frozenset[str] = field(default_factory=frozenset)
     auth: tuple[str, ...] = ()
 
@@ -49,6 +53,8 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         smtputf8="SMTPUTF8" in offered,
         dsn="DSN" in offered,
         pipelining="PIPELINING" in offered,
+        starttls="STARTTLS" in offered,
+        requiretls="REQUIRETLS" in offered,
         xclient=frozenset(offered.get("XCLIENT", "").upper().split()),
         auth=tuple(offered.get("AUTH", "").upper().split()),
     )
@@ -78,6 +84,7 @@ def write_ehlo_reply(hostname: str, offer: Offer) -> Reply:
         (downstream.smtputf8, "SMTPUTF8"),
         (True, "CHUNKING"),
         (bool(downstream.auth), f"AUTH {' '.join(downstream.auth)}"),
+        (downstream.requiretls, "REQUIRETLS"),
         (offer.xclient, "XCLIENT NAME ADDR PORT PROTO HELO"),
     ]
     return Reply(250, None, (hostname, *(keyword for offered, keyword in keywords if offered)))

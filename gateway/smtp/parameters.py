@@ -102,6 +102,7 @@ def keeps(downstream: Capabilities, params: Parameters) -> bool:
         or (keyword == "BODY" and not downstream.eight_bit)
         or (keyword == "SMTPUTF8" and not downstream.smtputf8)
         or (keyword == "AUTH" and not downstream.auth)
+        or (keyword == "REQUIRETLS" and not downstream.requiretls)
         for keyword in params
     )
 
@@ -146,6 +147,8 @@ def _check_mail_parameter(keyword: str, value: str | None, offered: Capabilities
             offers, good = offered.eight_bit, given.upper() in _BODY
         case "SMTPUTF8":
             offers, good = offered.smtputf8, value is None
+        case "REQUIRETLS":  # RFC 8689 §2
+            offers, good = offered.requiretls, value is None
         case "RET":
             offers, good = offered.dsn, given.upper() in _RET
         case "ENVID":

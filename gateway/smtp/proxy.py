@@ -170,6 +170,11 @@ class ProxySession:
             self._downstream_ready()
         return self._proceed()
 
+    def unroutable(self, reply: Reply) -> list[Effect]:
+        """There is no connection of the kind that `Seek` asked for."""
+        self._transfer.unroutable(reply)
+        return self._proceed()
+
     def downstream_received(self, data: bytes) -> list[Effect]:
         """Bytes from downstream."""
         self._dialog.progress += 1
@@ -411,7 +416,7 @@ class ProxySession:
         if verb is Verb.HELO:
             dialog.reply(verb, Reply.of(250, None, self._settings.hostname))
             return
-        downstream = dialog.backend.capabilities or self._host.capabilities()
+        downstream = self._transfer.capabilities()
         if downstream is not None:
             self._answer_ehlo(downstream)
             return
@@ -426,7 +431,7 @@ class ProxySession:
                 self._dialog.resume()
             case Awaiting.AUTH if self._login:
                 self._login.downstream_ready()
-            case Awaiting.MAIL:
+            case Awaiting.MAIL | Awaiting.ROUTE:
                 self._transfer.downstream_ready()
             case _:  # nothing waits for it
                 pass
@@ -436,6 +441,9 @@ class ProxySession:
         if downstream.auth:
             may_log_in = self._login and dialog.session.tls  # RFC 4954 §4, RFC 8314 §3.3
             downstream = replace(downstream, auth=relayed_mechanisms(downstream.auth) if may_log_in else ())
+        if dialog.session.tls is None and not dialog.session.client_ip.is_loopback:
+            # RFC 8689 §2: only within TLS. Deviation: also to a client on this host, whose words touch no wire.
+            downstream = replace(downstream, requiretls=False)
         dialog.offered = downstream
         offer = Offer(
             capabilities=downstream,

@@ -13,6 +13,7 @@ BYE: Final = Reply.of(221, "2.0.0", "Bye")
 START_DATA: Final = Reply.of(354, None, "End data with <CR><LF>.<CR><LF>")
 START_TLS: Final = Reply.of(220, "2.0.0", "Ready to start TLS")
 CANNOT_VERIFY: Final = Reply.of(252, "2.0.0", "Cannot VRFY, but will take mail for this user")
+SENDER_OK: Final = Reply.of(250, "2.1.0", "Sender ok")
 HELP: Final = Reply.of(214, "2.0.0", "See RFC 5321")
 
 # The client's syntax
@@ -58,17 +59,39 @@ RELAY_DENIED: Final = Reply.of(550, "5.7.1", "Relaying denied")
 XCLIENT_DENIED: Final = Reply.of(550, "5.7.0", "Not authorised to use XCLIENT")
 TOO_MANY_ERRORS: Final = Reply.of(421, "4.7.0", "Too many errors")
 TOO_MANY_RECIPIENTS: Final = Reply.of(452, "4.5.3", "Too many recipients")
+NOT_A_CLIENT: Final = Reply.of(554, "5.7.1", "Relay access denied: not one of our mail servers")
+OTHER_DOMAIN: Final = Reply.of(
+    452, "4.5.3", "One recipient domain at a time: send this one in a transaction of its own"
+)
 TOO_MANY_SESSIONS: Final = Reply.of(421, "4.3.2", "Too many connections, try again later")
 TOO_MANY_FROM_CLIENT: Final = Reply.of(421, "4.7.0", "Too many connections from your address")
 TOO_LARGE: Final = Reply.of(552, "5.3.4", "Message exceeds the size limit")
 NUL_IN_MESSAGE: Final = Reply.of(550, "5.6.0", "Message contains a NUL byte")
 BARE_LINE_END: Final = Reply.of(550, "5.6.0", "Message contains a bare <CR> or <LF> (RFC 5321 section 2.3.8)")
 
+# What the remote mail server cannot take
+NEEDS_DOMAIN: Final = Reply.of(550, "5.1.3", "A recipient elsewhere needs a domain")
+REMOTE_NO_SMTPUTF8: Final = Reply.of(
+    550, "5.6.7", "The recipient's mail server takes no internationalised mail"
+)
+REMOTE_NO_8BIT: Final = Reply.of(554, "5.6.3", "The recipient's mail server takes no 8-bit content")
+REMOTE_NO_DSN: Final = Reply.of(
+    554,
+    "5.3.3",
+    "The recipient's mail server sends no reports of successful delivery; send without asking for one",
+)
+REMOTE_TOO_LARGE: Final = Reply.of(
+    552, "5.3.4", "Message exceeds the size limit of the recipient's mail server"
+)
+REMOTE_NO_REQUIRETLS: Final = Reply.of(550, "5.7.30", "REQUIRETLS support required")  # RFC 8689 §5
+HELD_BACK: Final = Reply.of(451, "4.7.1", "Held back for the postmaster to look at")
+
 # What we cannot now
 NO_ROOM: Final = Reply.of(452, "4.3.1", "Insufficient storage, try again later")
 DOWNSTREAM_FAILED: Final = Reply.of(451, "4.3.0", "Mail server not available, try again later")
 DOWNSTREAM_DOWN: Final = Reply.of(421, "4.3.2", "Mail server not available, try again later")
 DOWNSTREAM_CHANGED: Final = Reply.of(451, "4.3.0", "Mail server no longer offers this, try again later")
+REMOTE_FAILED: Final = Reply.of(451, "4.4.2", "The recipient's mail server went away; try again later")
 INTERNAL: Final = Reply.of(451, "4.3.0", "Internal error, try again later")
 INTERNAL_CLOSING: Final = Reply.of(421, "4.3.0", "Internal error, try again later")
 TIMEOUT: Final = Reply.of(421, "4.4.2", "Timeout")

@@ -5,6 +5,7 @@
 
 from typing import assert_never
 
+from gateway.mail.address import Mailbox
 from gateway.mail.edits import Edits, apply_edits
 from gateway.mail.envelope import Recipient
 from gateway.mail.received import write_received
@@ -46,6 +47,10 @@ class Transfer:
         """The largest message: ours or downstream's limit, whichever is less."""
         ours, theirs = self._dialog.settings.max_message_bytes, self._dialog.offered.max_bytes
         return ours if theirs is None else min(ours, theirs)
+
+    def capabilities(self) -> Capabilities | None:
+        """What the next server offers, as far as it is known."""
+        return self._backend.capabilities or self._dialog.host.capabilities()
 
     # MAIL
 
@@ -101,15 +106,23 @@ class Transfer:
         mailbox, params = parse_recipient(argument, dialog.offered, smtputf8=transaction.sender.smtputf8)
         if len(transaction.recipients) >= settings.max_recipients:
             raise RemoteProtocolError(replies.TOO_MANY_RECIPIENTS)
-        if not dialog.session.is_ours and not may_receive(mailbox, settings.local_domains):
+        refusal = self._refuse_recipient(mailbox)
+        if refusal:
             transaction.has_refused = True
-            raise RemoteProtocolError(replies.RELAY_DENIED)
+            raise RemoteProtocolError(refusal)
         recipient = self._recipient = Recipient(mailbox=mailbox, params=params)
         if dialog.host.asks(Stage.RCPT):
             dialog.wait(Awaiting.SCREEN_RCPT)
             dialog.effects.append(Screen(Stage.RCPT, transaction.envelope_for((recipient,))))
         else:
             self._ask_rcpt(recipient)
+
+    def _refuse_recipient(self, mailbox: Mailbox | None) -> Reply | None:
+        """Why we take no mail for it, whatever downstream would say."""
+        dialog = self._dialog
+        if dialog.session.is_ours or may_receive(mailbox, dialog.settings.local_domains):
+            return None
+        return replies.RELAY_DENIED
 
     def _ask_rcpt(self, recipient: Recipient) -> None:
         if self._current().is_broken:
@@ -127,10 +140,15 @@ class Transfer:
             dialog.move(Verb.RCPT)
         else:
             transaction.has_refused = True
+            dialog.host.recipient_refused(transaction, reply)
         dialog.reply(Verb.RCPT, reply)
         dialog.resume()
         if reply.is_permanent:
-            dialog.count_error()
+            self._count_refusal()
+
+    def _count_refusal(self) -> None:
+        """Strangers who guess addresses are stopped at some time."""
+        self._dialog.count_error()
 
     # Content
 
@@ -216,10 +234,18 @@ class Transfer:
             case Disposition.ACCEPT | Disposition.QUARANTINE if transaction.is_broken:
                 self.end_message(replies.DOWNSTREAM_FAILED)
             case Disposition.ACCEPT | Disposition.QUARANTINE:
-                dialog.wait(Awaiting.DATA)
-                self._backend.say(Step.DATA, b"DATA\r\n")
+                refusal = self._refuse_message()
+                if refusal:
+                    self.end_message(refusal)
+                else:
+                    dialog.wait(Awaiting.DATA)
+                    self._backend.say(Step.DATA, b"DATA\r\n")
             case _:
                 assert_never(verdict.disposition)
+
+    def _refuse_message(self) -> Reply | None:
+        """Why a message that was accepted cannot be handed on."""
+        return None
 
     # Downstream
 
@@ -242,7 +268,7 @@ class Transfer:
     def _answered(self, answer: Answer) -> None:
         step, reply = answer
         if reply.code == CLOSING:
-            self.downstream_failed(DownstreamFailure.CLOSING, str(reply), passed_on(reply))
+            self.downstream_failed(DownstreamFailure.CLOSING, str(reply), self._pass_on(reply))
             return
         if not makes_sense(step, reply):
             self.downstream_failed(DownstreamFailure.PROTOCOL, f"{step}: {reply}")
@@ -251,18 +277,25 @@ class Transfer:
             case Step.AUTH, Awaiting.AUTH if self.login:
                 self.login.answered(reply)
             case Step.MAIL, Awaiting.MAIL:
-                self._end_mail(passed_on(reply))
+                self._mail_answered(reply)
             case Step.RCPT, Awaiting.RCPT:
-                self._end_rcpt(passed_on(reply))
+                self._end_rcpt(self._pass_on(reply))
             case Step.DATA, Awaiting.DATA:
                 if reply.is_positive:
                     self._deliver()
                 else:
-                    self.end_message(passed_on(reply))
+                    self.end_message(self._pass_on(reply))
             case Step.MESSAGE, Awaiting.DELIVERY:
                 self._content_answered(reply)
             case _:
                 raise LocalProtocolError(f"an answer to {step} while {self._dialog.awaiting} was awaited")
+
+    def _pass_on(self, reply: Reply) -> Reply:
+        """Downstream's reply, as our client hears it."""
+        return passed_on(reply)
+
+    def _mail_answered(self, reply: Reply) -> None:
+        self._end_mail(self._pass_on(reply))
 
     def _deliver(self) -> None:
         dialog, transaction = self._dialog, self._current()
@@ -291,10 +324,10 @@ class Transfer:
 
     def _content_answered(self, reply: Reply) -> None:
         if self._is_delivered:
-            self.end_message(passed_on(reply))
+            self.end_message(self._pass_on(reply))
         else:
             # An answer to half a message: a refusal may be meant, a 2xx cannot. The rest would be read as commands.
-            refusal = replies.DOWNSTREAM_FAILED if reply.is_positive else passed_on(reply)
+            refusal = replies.DOWNSTREAM_FAILED if reply.is_positive else self._pass_on(reply)
             self.downstream_failed(
                 DownstreamFailure.PROTOCOL, f"answered before the final dot: {reply}", refusal
             )
@@ -306,10 +339,8 @@ class Transfer:
         dialog = self._dialog
         dialog.host.downstream_failed(failure, detail)
         # Neither has said anything yet that downstream could have acted on.
-        if (
-            dialog.awaiting in {Awaiting.CAPABILITIES, Awaiting.AUTH, Awaiting.MAIL}
-            and self._backend.try_another()
-        ):
+        early = dialog.awaiting in {Awaiting.CAPABILITIES, Awaiting.AUTH, Awaiting.MAIL}
+        if early and self._try_another(reply):
             return
         self._backend.release(reusable=False)
         if dialog.transaction:
@@ -322,7 +353,7 @@ class Transfer:
                 self.login.downstream_lost()
             case Awaiting.MAIL:
                 self._end_mail(reply)
-            case Awaiting.RCPT:
+            case Awaiting.RCPT | Awaiting.ROUTE:
                 self._end_rcpt(reply)
             case Awaiting.DATA | Awaiting.DELIVERY:
                 # Promise 1. It may have taken the message and died before it could say so: the sender, told 451, sends
@@ -336,6 +367,15 @@ class Transfer:
                 _
             ):  # nobody waits for it; the transaction that is lost with it is answered when it comes to that
                 pass
+
+    def _try_another(self, reply: Reply) -> bool:
+        """Whether another connection was asked for; `reply` is what the client hears otherwise."""
+        del reply
+        return self._backend.try_another()
+
+    def unroutable(self, reply: Reply) -> None:
+        """There is no way to the recipient; only the relay looks for one."""
+        raise LocalProtocolError(f"no route, and none was looked for: {reply}")
 
     def _current(self) -> Transaction:
         if self._dialog.transaction is None:

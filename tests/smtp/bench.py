@@ -2,6 +2,7 @@
 
 import io
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -9,25 +10,27 @@ from typing import assert_never
 
 from gateway.mail.envelope import Envelope, IpAddress, Tls
 from gateway.mail.message import Buffer, Message
-from gateway.mail.reply import Reply
+from gateway.mail.reply import Reply, parse_reply
 from gateway.smtp.client import DownstreamFailure, SmtpClient, Step
 from gateway.smtp.command import Verb
-from gateway.smtp.dialog import LoginEnd
+from gateway.smtp.dialog import Dialog, LoginEnd
 from gateway.smtp.effects import (
     Ask,
     Close,
     Deliver,
+    Destination,
     Effect,
     Lease,
     Pause,
     Release,
     Screen,
+    Seek,
     Send,
     SessionEnd,
     StartTls,
     Tell,
 )
-from gateway.smtp.ehlo import Capabilities
+from gateway.smtp.ehlo import Capabilities, parse_capabilities
 from gateway.smtp.guesses import Guesses
 from gateway.smtp.proxy import ProxySession
 from gateway.smtp.relay import LocalDomains
@@ -38,6 +41,7 @@ from gateway.verdict import Disposition, Stage, Verdict
 from tests.smtp.downstream import CLOSE, FakeConnection, FakeDownstream
 
 ACCEPT = Verdict(disposition=Disposition.ACCEPT, rule="test")
+NO_SERVER = Reply.of(451, "4.4.1", "no server answers")
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 
 
@@ -115,8 +119,15 @@ class Bench:
     logins: list[LoginEnd] = field(default_factory=list)
     paused_s: list[float] = field(default_factory=list)
     is_tls_pending: bool = False
+    refusals: list[int] = field(default_factory=list)
+    # Of the relay: the servers of each domain in their order, and what is said where none is left.
+    world: dict[str, list[FakeDownstream]] = field(default_factory=dict)
+    unroutable: Reply = NO_SERVER
+    sought: list[tuple[str, bool]] = field(default_factory=list)
+    make_transfer: Callable[[Dialog], Transfer] | None = None
     held: Pooled | None = None
     core: ProxySession = field(init=False)
+    _servers: list[FakeDownstream] = field(default_factory=list)
     _effects: deque[Effect] = field(default_factory=deque)
     _is_performing: bool = False
 
@@ -126,7 +137,7 @@ class Bench:
             self,
             peer=self.peer,
             identifier="sess",
-            make_transfer=lambda dialog: Transfer(dialog, self.guesses),
+            make_transfer=self.make_transfer or (lambda dialog: Transfer(dialog, self.guesses)),
         )
         self.perform(self.core.connected(self.tls))
 
@@ -188,8 +199,10 @@ class Bench:
             case _:
                 self._one_downstream(effect)
 
-    def _one_downstream(self, effect: Tell | Deliver | Lease | Release) -> None:
+    def _one_downstream(self, effect: Tell | Deliver | Lease | Seek | Release) -> None:
         match effect:
+            case Seek(destination, again):
+                self._seek(destination, again=again)
             case Tell(data):
                 self._tell(data)
             case Deliver(blocks):
@@ -218,6 +231,22 @@ class Bench:
         self.held = Pooled(client, self.downstream.connect())
         self.perform(self.core.leased(client, reused=False))
         self._hear(self.held.connection.greeting())
+
+    def _seek(self, destination: Destination, *, again: bool) -> None:
+        """A server of the destination that has been greeted; each is tried once."""
+        assert not self.held, "one connection at a time"
+        self.sought.append((destination.domain, again))
+        if not again:
+            self._servers = list(self.world.get(destination.domain, ()))
+        if not self._servers:
+            self.perform(self.core.unroutable(self.unroutable))
+            return
+        connection = self._servers.pop(0).connect()
+        connection.greeting()
+        client = SmtpClient(self.settings.hostname, xclient=False)
+        client.adopt(parse_capabilities(parse_reply(connection.receive(b"EHLO x\r\n").splitlines())))
+        self.held = Pooled(client, connection)
+        self.perform(self.core.leased(client, reused=False))
 
     def _tell(self, data: bytes) -> None:
         assert self.held, "nothing is said to downstream without a connection"
@@ -271,6 +300,9 @@ class Bench:
 
     def login_ended(self, login: LoginEnd) -> None:
         self.logins.append(login)
+
+    def recipient_refused(self, transaction: Transaction, reply: Reply) -> None:
+        self.refusals.append(reply.code)
 
     def message_answered(self, transaction: Transaction, reply: Reply) -> None:
         self.answered.append((transaction.id, reply.code))

@@ -3,6 +3,7 @@
 The descriptions are not comments: `gateway config example` prints them, so the example can never fall behind.
 """
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,6 +23,7 @@ from gateway.ops.config.values import (
     FilePath,
     Flag,
     HostName,
+    HostNames,
     HostPort,
     Listen,
     ListenAnywhere,
@@ -308,6 +310,23 @@ class OutboundSettings(SmtpSettings):
     )
     idle_connection_s: Seconds = Field(
         default=15.0, description="How long a connection is kept for the next message to the same domain."
+    )
+    own_names: HostNames = Field(
+        default=(),
+        description="Further names of ours in MX records: mail for a domain whose best mail server we are would loop.",
+        examples=[["mx.example.net", "mx2.example.net"]],
+    )
+    own_addresses: Networks = Field(
+        default=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
+        description="Ours, too: a mail server found at one of them is ourselves. Add your mail servers' public addresses.",
+        examples=[["127.0.0.0/8", "::1", "192.0.2.25"]],
+    )
+    dsn: Flag = Field(
+        default=False,
+        description=(
+            "Offer DSN to the mail server. Without it Postfix itself reports what was relayed; with it a report of success that"
+            " the remote server cannot give is refused (554 5.3.3), for we have no queue to write one from."
+        ),
     )
     max_hosts: Count = Field(
         default=5, description="Mail servers of one domain that are tried for one message."

@@ -368,6 +368,7 @@ Networks = Annotated[
     Field(max_length=10_000),
 ]
 HostName = Annotated[str, AfterValidator(_parse_host_name)]
+HostNames = Annotated[tuple[HostName, ...], BeforeValidator(_whole_list), Field(max_length=100)]
 LocalDomains = Annotated[
     tuple[Annotated[str, AfterValidator(_parse_local_domain)], ...],
     BeforeValidator(_whole_list),
