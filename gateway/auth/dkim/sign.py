@@ -198,8 +198,10 @@ def _came_unproven(message: Message, edits: Edits, author_domain: str) -> bool:
             continue  # another's word; ours is always taken out before a new one is put in
         for result in message.unfolded(message.fields[position]).lower().split(b";"):
             words = result.split()
-            if words and words[0].startswith(b"dmarc=") and words[0] != b"dmarc=pass" and asked in words:
-                return True
+            if not words or not words[0].startswith(b"dmarc=") or words[0] == b"dmarc=pass":
+                continue
+            if asked in words or not any(word.startswith(b"header.from=") for word in words):
+                return True  # of this author, or, where it could not be judged, of whom it does not say
     return False
 
 

@@ -83,6 +83,22 @@ def short_pem() -> bytes:
     return pem(numbers.private_key(), PrivateFormat.PKCS8)
 
 
+def rsa_numbers(key: rsa.RSAPrivateKey, exponent: int) -> bytes:
+    """A key with another's private exponent, as a PEM file can have it."""
+    numbers = key.private_numbers()
+    p, q = numbers.p, numbers.q
+    mixed = rsa.RSAPrivateNumbers(
+        p=p,
+        q=q,
+        d=exponent,
+        dmp1=rsa.rsa_crt_dmp1(exponent, p),
+        dmq1=rsa.rsa_crt_dmq1(exponent, q),
+        iqmp=numbers.iqmp,
+        public_numbers=numbers.public_numbers,
+    )
+    return pem(mixed.private_key(unsafe_skip_rsa_key_validation=True), PrivateFormat.TraditionalOpenSSL)
+
+
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "encrypted": (
         lambda: rsa_key(2048).private_bytes(
@@ -121,6 +137,10 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         "is of a kind that DKIM does not know (Ed448)",
     ),
     "768 bits": (short_pem, "has 768 bits, and no verifier takes less than 1024"),
+    "two keys mixed up": (
+        lambda: rsa_numbers(rsa_key(2048), rsa_key(1024).private_numbers().d),
+        "is damaged: what it signs, its own public half does not verify",
+    ),
     "endless": (lambda: b"#" * (MAX_KEY_FILE_BYTES + 1), f"is over {MAX_KEY_FILE_BYTES} bytes"),
 }
 

@@ -253,6 +253,7 @@ STAMP = b"Authentication-Results: mx.example.net;\r\n    spf=fail smtp.mailfrom=
         (b"dmarc=fail header.from=example.org polrec.p=none policy.dmarc=none", NotSigned.NOT_PROVEN),
         (b"dmarc=none header.from=example.org", NotSigned.NOT_PROVEN),
         (b"dmarc=temperror reason=dns.timeout\r\n    header.from=example.org", NotSigned.NOT_PROVEN),
+        (b"dmarc=temperror reason=gateway.internal", NotSigned.NOT_PROVEN),  # handed on unchecked
         (b"dmarc=pass header.from=example.org polrec.p=reject", None),  # its own signature was proof enough
         (
             b"dmarc=fail header.from=elsewhere.example polrec.p=none",
