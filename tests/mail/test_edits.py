@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.mail.edits import NO_EDITS, Edits, NewField, apply_edits
+from gateway.mail.edits import NO_EDITS, EditedHeader, Edits, NewField, apply_edits
 from gateway.mail.message import Message
 
 FIELDS = st.lists(
@@ -43,3 +43,22 @@ def test_a_first_line_that_would_continue_our_own_field_is_left_out() -> None:
 def test_a_message_of_nothing_but_a_body_gets_a_header() -> None:
     new = Edits(prepend=(NewField("X", "1"),))
     assert edited(Message(b"\r\nbody\r\n"), new) == b"X: 1\r\n\r\nbody\r\n"
+
+
+KEYS = [b"a", b"b", b"c", b"x-new"]
+
+
+@settings(deadline=None)
+@given(FIELDS, st.sets(st.integers(0, 5)), st.lists(st.sampled_from(["X-New", "B", "c"]), max_size=3))
+def test_the_header_as_it_will_be_is_seen_without_making_it(
+    fields: list[bytes], remove: set[int], new: list[str]
+) -> None:
+    message = Message(b"".join(fields) + b"\r\nbody")
+    removed = frozenset(at for at in remove if at < len(fields))
+    edits = Edits(prepend=tuple(NewField(name, "1\r\n 2") for name in new), remove=removed)
+    left = Message(edited(message, edits))
+    header = EditedHeader(message, edits)
+    for key in KEYS:
+        assert header.named(key) == [left.field_bytes(field) for field in left.named(key)]
+        touched = key in {name.lower().encode() for name in new} | {message.fields[at].key for at in removed}
+        assert header.touches([key]) == touched

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from gateway.mail.headers import (
     FOLD_AT,
+    INDENT,
     MAX_TEXT_BYTES,
+    break_text,
     clean,
     comment,
     fold_field,
@@ -95,6 +97,19 @@ def test_lines_fold_at_78_unless_one_word_is_longer(words: list[str]) -> None:
     assert field.value.split() == words
     for line in field.to_bytes().decode().removesuffix("\r\n").split("\r\n"):
         assert len(line) <= FOLD_AT or len(line.removeprefix("X-Test:").split()) == 1
+
+
+@settings(deadline=None)
+@given(st.text("ab:", max_size=600), st.sampled_from(["", ":"]))
+def test_a_long_word_is_cut_only_where_it_may_be(text: str, after: str) -> None:
+    pieces = break_text(text, after=after)
+    assert "".join(pieces) == text
+    assert all(pieces) or not text
+    width = FOLD_AT - len(INDENT)
+    for piece in pieces:
+        assert len(piece) <= width or (after and after not in piece[:-1])
+    for piece in pieces[:-1]:
+        assert not after or piece.endswith(after)
 
 
 def test_each_line_of_pieces_starts_a_line() -> None:
