@@ -312,6 +312,39 @@ def dns(
     _exit_with(run)
 
 
+@app.command(
+    epilog=(
+        "Examples:  gateway tls example.com\n\n"
+        "gateway tls user@example.com --config /etc/gateway/gateway.toml\n\n"
+        "gateway tls example.com --json | jq -r .level"
+    )
+)
+def tls(
+    domain: Annotated[str, typer.Argument(help="A recipient's domain, address, or address literal.")],
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Decide as a gateway with this config file does, its stored policies included."),
+    ] = None,
+    zone: Annotated[
+        Path | None, typer.Option(help="Answer DNS from this zone file; names not in it do not exist.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say which TLS policy applies to mail for DOMAIN, MTA-STS or DANE, and why, mail server by mail server.
+
+    Exit status: 0 mail can go; 10 it can go, and something is wrong; 11 it waits; 12 it never goes. 2: something that was
+    given cannot be used.
+    """
+
+    def run() -> int:
+        from gateway.cli.tls import TlsRequest, run_tls
+
+        return run_tls(TlsRequest(domain=domain, config=config, zone=zone, as_json=as_json))
+
+    _exit_with(run)
+
+
 @config_app.command(
     "check",
     epilog="Examples:  gateway config check\n\ngateway config check ./gateway.toml && systemctl reload gateway",

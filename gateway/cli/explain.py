@@ -27,6 +27,7 @@ from gateway.auth.results import (
 )
 from gateway.cli.problems import WORDS
 from gateway.mail.envelope import Envelope
+from gateway.tlspolicy.model import TlsProblem
 from gateway.verdict import Disposition, Verdict
 
 
@@ -56,7 +57,7 @@ class Finding:
     tone: Tone
     says: str
     section: str
-    problem: Problem | None = None
+    problem: Problem | TlsProblem | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

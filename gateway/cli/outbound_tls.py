@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from gateway.cli.wiring import build_decider, build_policies
+from gateway.cli.wiring import build_decider, build_policies, remote_port
 from gateway.dns.stub import StubResolver
 from gateway.dns.zone import ZoneResolver
 from gateway.ops.config import Settings
@@ -38,9 +38,11 @@ class OutboundTls:
     ) -> None:
         self._metrics = metrics
         self._log = structlog.get_logger().bind()
-        self._policies = build_policies(settings, resolver, shelf, self._changed)
+        self._policies = build_policies(settings.outbound_tls, resolver, shelf, self._changed)
         self._renewing: asyncio.Task[None] | None = None
-        self.decider: Final = build_decider(settings, resolver, self._policies)
+        self.decider: Final = build_decider(
+            settings.outbound_tls, resolver, port=remote_port(settings.outbound), sts=self._policies
+        )
 
     def start(self) -> None:
         """Begin to renew."""

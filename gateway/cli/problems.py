@@ -6,6 +6,7 @@ docs/problems.md has the long form: who acts, and what to do.
 from typing import Final, NamedTuple
 
 from gateway.auth.results import Problem
+from gateway.tlspolicy.model import TlsProblem
 
 
 class Words(NamedTuple):
@@ -126,3 +127,54 @@ WORDS: Final = {
     ),
     Problem.INTERNAL: Words("a fault of the gateway; its log has the traceback", "RFC 8601 §2.7"),
 }
+
+TLS_WORDS: Final = {
+    TlsProblem.NULL_MX: Words("the domain says that it never receives mail", "RFC 7505 §3"),
+    TlsProblem.NO_DOMAIN: Words("the domain does not exist", "RFC 5321 §5.1"),
+    TlsProblem.NO_HOST: Words("the domain has neither MX nor address", "RFC 5321 §5.1"),
+    TlsProblem.ROUTE_TIMEOUT: Words("no DNS server told the domain's mail servers in time", "RFC 5321 §5.1"),
+    TlsProblem.ROUTE_SERVFAIL: Words(
+        "the resolver could not find out the domain's mail servers", "RFC 7672 §2.1.2"
+    ),
+    TlsProblem.ROUTE_REFUSED: Words("the resolver does not serve this host", "RFC 1035 §4.1.1"),
+    TlsProblem.ROUTE_MALFORMED: Words("no MX of the domain names a host", "RFC 5321 §5.1"),
+    TlsProblem.ROUTE_LOOP: Words("the domain's best mail server is this one", "RFC 5321 §5.1"),
+    TlsProblem.NO_ADDRESS: Words("the host has no address", "RFC 5321 §5.1"),
+    TlsProblem.STS_RECORD_INVALID: Words("the _mta-sts record cannot be read", "RFC 8461 §3.1"),
+    TlsProblem.STS_SEVERAL_RECORDS: Words("there are several _mta-sts records", "RFC 8461 §3.1"),
+    TlsProblem.STS_DNS: Words("the _mta-sts record could not be looked up", "RFC 8461 §3.3"),
+    TlsProblem.STS_RECORD_GONE: Words(
+        "the _mta-sts record is gone, the policy stands until it expires", "RFC 8461 §3.3"
+    ),
+    TlsProblem.STS_FETCH_CONNECT: Words("the policy host cannot be reached", "RFC 8461 §3.3"),
+    TlsProblem.STS_FETCH_TIMEOUT: Words("the policy host takes too long", "RFC 8461 §3.3"),
+    TlsProblem.STS_FETCH_CERTIFICATE: Words("the policy host's certificate proves nothing", "RFC 8461 §3.3"),
+    TlsProblem.STS_FETCH_STATUS: Words("the policy host does not answer 200", "RFC 8461 §3.3"),
+    TlsProblem.STS_FETCH_REDIRECT: Words(
+        "the policy host redirects, which must not be followed", "RFC 8461 §3.3"
+    ),
+    TlsProblem.STS_FETCH_TYPE: Words("the policy is not served as plain text", "RFC 8461 §3.2"),
+    TlsProblem.STS_FETCH_TOO_LARGE: Words("the policy is larger than 64 KiB", "RFC 8461 §3.3"),
+    TlsProblem.STS_POLICY_INVALID: Words("the policy cannot be read", "RFC 8461 §3.2"),
+    TlsProblem.STS_MX_NOT_LISTED: Words("the policy does not list this mail server", "RFC 8461 §4.1"),
+    TlsProblem.DANE_TLSA_DNS: Words("the host's TLSA records could not be looked up", "RFC 7672 §2.1.2"),
+    TlsProblem.DANE_ADDRESS_DNS: Words("the host's addresses could not be looked up", "RFC 7672 §2.1.2"),
+    TlsProblem.DANE_UNUSABLE: Words("the host's TLSA records cannot be used for mail", "RFC 7672 §2.2"),
+    TlsProblem.DANE_REQUIRED: Words("you demand DANE, and the host has none", "RFC 7672 §6"),
+    TlsProblem.DANE_NOT_VALIDATING: Words(
+        "your resolver does not validate DNSSEC, so that DANE is off", "RFC 7672 §2.1.3"
+    ),
+    TlsProblem.TLS_NOT_OFFERED: Words("the server does not offer STARTTLS", "RFC 3207 §4"),
+    TlsProblem.TLS_REFUSED: Words("the server offers STARTTLS and refuses it", "RFC 3207 §4"),
+    TlsProblem.TLS_INJECTION: Words("something was put in after the answer to STARTTLS", "RFC 3207 §6"),
+    TlsProblem.TLS_HANDSHAKE: Words("the TLS handshake failed", "RFC 8446 §4"),
+    TlsProblem.CERTIFICATE_NAME: Words("the certificate is for another name", "RFC 9525 §6"),
+    TlsProblem.CERTIFICATE_EXPIRED: Words("the certificate is not valid now", "RFC 5280 §4.1.2.5"),
+    TlsProblem.CERTIFICATE_UNTRUSTED: Words("the certificate is from nobody who is trusted", "RFC 5280 §6"),
+    TlsProblem.CERTIFICATE_TLSA: Words("no TLSA record vouches for the certificate", "RFC 7672 §3.2"),
+    TlsProblem.REQUIRETLS_NOT_OFFERED: Words(
+        "the message asks for REQUIRETLS and the server does not know it", "RFC 8689 §4.2.1"
+    ),
+    TlsProblem.OVERRIDE_REFUSE: Words("your config says that nothing is delivered there", "RFC 8461 §5"),
+}
+"""The same of outbound TLS."""

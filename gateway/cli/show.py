@@ -53,6 +53,8 @@ class Case:
 
 def terminal(*, to_stderr: bool = False) -> Console:
     """A console that writes what it is given: no markup, no guessing of colours; colours only for a person (NO_COLOR)."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(stderr=to_stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.soft_wrap = True
@@ -61,8 +63,6 @@ def terminal(*, to_stderr: bool = False) -> Console:
 
 def show_for_people(cases: Sequence[Case], *, with_reasons: bool) -> None:
     """Print each verdict, with the findings that it rests on."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
     console = terminal()
     for case in cases:
         for line in _lines(case, with_reasons=with_reasons):
@@ -83,18 +83,19 @@ def _lines(case: Case, *, with_reasons: bool) -> list[Text]:
     return [
         head,
         Text(f"  from {printable(author)}, MAIL FROM:<{printable(mail_from)}>", "dim"),
-        *map(_finding, case.explanation.findings),
+        *map(finding_line, case.explanation.findings),
         Text(f"  = {printable(case.explanation.conclusion)}"),
         *_edits(case),
         Text(),
     ]
 
 
-def _finding(finding: Finding) -> Text:
+def finding_line(finding: Finding, check_width: int = _CHECK_WIDTH) -> Text:
+    """One line: what was looked at, what was found, and why."""
     style = _STYLE[finding.tone]
     cause = f", {finding.problem}" if finding.problem else ""
     return Text.assemble(
-        (f"  {_MARK[finding.tone]} {finding.check:<{_CHECK_WIDTH}}", "bold"),
+        (f"  {_MARK[finding.tone]} {finding.check:<{check_width}}", "bold"),
         (f"{finding.status:<12}", style),
         f"{printable(finding.says, 1_000)} ",
         (f"({finding.section}{cause})", "dim"),
@@ -131,16 +132,7 @@ def as_object(case: Case) -> dict[str, object]:
         "rule": verdict.rule,
         "reply": str(verdict.reply) if verdict.reply else None,
         "client_known": case.client_known,
-        "findings": [
-            {
-                "check": finding.check,
-                "status": finding.status,
-                "problem": finding.problem,
-                "says": finding.says,
-                "section": finding.section,
-            }
-            for finding in case.explanation.findings
-        ],
+        "findings": [finding_object(finding) for finding in case.explanation.findings],
         "edits": {
             "prepend": [{"name": field.name, "value": field.value} for field in verdict.edits.prepend],
             "remove": [
@@ -149,4 +141,15 @@ def as_object(case: Case) -> dict[str, object]:
             ],
         },
         "event": event | {"client_ip": event["client_ip"] if case.client_known else None},
+    }
+
+
+def finding_object(finding: Finding) -> dict[str, object]:
+    """`check`, `status`, `problem`, `says`, `section`."""
+    return {
+        "check": finding.check,
+        "status": finding.status,
+        "problem": finding.problem,
+        "says": finding.says,
+        "section": finding.section,
     }

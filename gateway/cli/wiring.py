@@ -14,7 +14,15 @@ from gateway.dns.cache import CacheLimits
 from gateway.dns.stub import DnsObservation, StubOptions, StubResolver, Validation
 from gateway.dns.zone import ZoneResolver
 from gateway.engine import Engine, EngineOptions, Judged, OnError
-from gateway.ops.config import ArcSettings, DkimSettings, DnsSettings, PolicySettings, Settings
+from gateway.ops.config import (
+    ArcSettings,
+    DkimSettings,
+    DnsSettings,
+    OutboundSettings,
+    OutboundTlsSettings,
+    PolicySettings,
+    Settings,
+)
 from gateway.policy import RuleSet
 from gateway.smtp.relay import LocalDomains
 from gateway.submission import FromCheck, Submission
@@ -144,22 +152,30 @@ def build_sealer(key: SigningKey | None) -> Sealer | None:
 
 
 def build_decider(
-    settings: Settings, resolver: StubResolver | ZoneResolver, sts: StsSource | None = None
+    tls: OutboundTlsSettings,
+    resolver: StubResolver | ZoneResolver,
+    *,
+    port: int = SMTP_PORT,
+    sts: StsSource | None = None,
 ) -> Decider:
-    """What decides about outbound TLS. `sts`: where MTA-STS policies come from; None: nowhere."""
-    tls, outbound = settings.outbound_tls, settings.outbound
+    """What decides about outbound TLS.
+
+    Args:
+        tls: what the operator allows.
+        resolver: for all look-ups.
+        port: of remote mail servers.
+        sts: where MTA-STS policies come from; None: nowhere.
+    """
     return Decider(
         resolver,
         sts=sts,
         dane=ValidationWatch(_check_of(resolver)) if tls.dane else None,
-        options=DeciderOptions(
-            overrides=tls.overrides, port=SMTP_PORT if outbound is None else outbound.remote_port
-        ),
+        options=DeciderOptions(overrides=tls.overrides, port=port),
     )
 
 
 def build_policies(
-    settings: Settings,
+    tls: OutboundTlsSettings,
     resolver: StubResolver | ZoneResolver,
     shelf: PolicyShelf | None,
     observe: Callable[[PolicyEvent], None],
@@ -169,11 +185,15 @@ def build_policies(
     Raises:
         OSError: `ca_file`; `gateway.ops.config.load` has looked at it before.
     """
-    tls = settings.outbound_tls
     if not tls.mta_sts:
         return None
     options = FetchOptions(timeout_s=tls.fetch_timeout_s, port=tls.policy_port, ca_file=tls.ca_file)
     return PolicyCache(resolver, HttpsFetcher(resolver, options), shelf or MemoryShelf(), observe=observe)
+
+
+def remote_port(outbound: OutboundSettings | None) -> int:
+    """The port of the world's mail servers, which is part of their TLSA names."""
+    return SMTP_PORT if outbound is None else outbound.remote_port
 
 
 def _check_of(resolver: StubResolver | ZoneResolver) -> Callable[[], Awaitable[Validation]]:

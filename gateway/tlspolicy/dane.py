@@ -53,7 +53,7 @@ class HostTlsa:
 
 
 async def find_tlsa(host: str, resolver: Resolver, *, port: int = 25) -> HostTlsa:
-    """Look for the TLSA records of a host that a secure MX answer named (RFC 7672 §2.2.2, §2.2.3).
+    """Look for the TLSA records of a host that a secure MX answer named (RFC 7672 §2.2.3).
 
     The addresses come first: servers of unsigned zones are known to fail on TLSA questions, so they are not asked one.
     """
@@ -66,7 +66,7 @@ async def find_tlsa(host: str, resolver: Resolver, *, port: int = 25) -> HostTls
         case Answer():
             pass
     ttl = addresses.ttl
-    if addresses.secure:  # RFC 7672 §2.2.2: the name at the end of the CNAMEs, then the one in the MX
+    if addresses.secure:  # RFC 7672 §2.2.3: the name at the end of the CNAMEs, then the one in the MX
         candidates = [addresses.name, host] if addresses.name != host else [host]
     elif addresses.name == host:
         return HostTlsa(ttl=ttl)
@@ -85,7 +85,7 @@ async def _first_with_records(
 ) -> HostTlsa:
     for base_domain in candidates:
         outcome = await resolver.query(f"_{port}._tcp.{base_domain}", RecordType.TLSA)
-        if isinstance(outcome, Temporary):  # RFC 7672 §2.1.3: never as if there were none
+        if isinstance(outcome, Temporary):  # RFC 7672 §2.1.2: never as if there were none
             return HostTlsa(problem=TlsProblem.DANE_TLSA_DNS, ttl=0)
         ttl = min(ttl, outcome.ttl)
         if isinstance(outcome, Answer) and outcome.secure:

@@ -248,7 +248,7 @@ def _host_policy(facts: Facts, route: Route, host: MxHost, tlsa: HostTlsa) -> Ho
 
 
 def _sts_host(sts: StsView, host: MxHost, note: TlsProblem | None) -> HostPolicy:
-    """RFC 8461 §4.1: the host is one of the policy's, and its certificate is valid for its own name."""
+    """RFC 8461 §4.1, §4.2: the host is one of the policy's, and its certificate is valid for its own name."""
     is_listed = any(matches(pattern, host.name) for pattern in sts.mx)
     return HostPolicy(
         host=host,

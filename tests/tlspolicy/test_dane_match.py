@@ -93,8 +93,8 @@ EE: Final = TlsProblem.CERTIFICATE_TLSA
         ([ANY_TA], [LEAF, MID], None),  # the root need not be there
         ([ANY_TA], [LEAF, TOP, MID], None),  # nor in order
         ([ANY_TA], [LEAF, FOREIGN[1], MID, MID, MID], None),
-        ([record(2, 0, 1, TOP)], [LEAF, MID], EE),  # RFC 7671 §5.2.1: an authority by its digest must be sent
-        ([record(2, 0, 0, TOP)], [LEAF, MID], None),  # §5.2.2: but not where DNS has all of it
+        ([record(2, 0, 1, TOP)], [LEAF, MID], EE),  # RFC 7671 §5.2.2: an authority by its digest must be sent
+        ([record(2, 0, 0, TOP)], [LEAF, MID], None),  # but not where DNS has all of it
         ([record(2, 0, 0, MID)], [LEAF], None),
         ([record(2, 0, 0, TOP)], [LEAF], EE),  # what is in between must be
         ([record(2, 1, 1, LEAF)], GOOD, EE),  # the server's own is no authority

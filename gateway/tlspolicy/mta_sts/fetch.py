@@ -102,6 +102,9 @@ class HttpsFetcher:
             )
         except aiohttp.ClientConnectorCertificateError as error:
             return FetchFailure(problem=TlsProblem.STS_FETCH_CERTIFICATE, detail=str(error.certificate_error))
+        except aiohttp.ClientConnectorError as error:
+            detail = error.os_error.strerror or str(error.os_error)
+            return FetchFailure(problem=TlsProblem.STS_FETCH_CONNECT, detail=detail)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return FetchFailure(
                 problem=TlsProblem.STS_FETCH_CONNECT, detail=f"{type(error).__name__}: {error}"

@@ -1,0 +1,223 @@
+"""`gateway tls`: which TLS policy applies to mail for a domain, and why."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.text import Text
+
+from gateway.cli.errors import UsageFault
+from gateway.cli.explain import Explanation
+from gateway.cli.explain_tls import exit_status, explain_decision
+from gateway.cli.runtime import open_store
+from gateway.cli.show import finding_line, finding_object, terminal
+from gateway.cli.wiring import build_decider, build_policies, build_resolver, remote_port
+from gateway.dns.stub import StubResolver
+from gateway.dns.zone import ZoneError, ZoneResolver
+from gateway.mail.address import parse_domain_or_literal
+from gateway.mail.errors import ParseError
+from gateway.ops.config import DnsSettings, OutboundSettings, OutboundTlsSettings, Settings
+from gateway.ops.config.load import load_config
+from gateway.ops.text import printable
+from gateway.tlspolicy.model import Decision, HostPolicy, NoRoute, Route
+from gateway.tlspolicy.mta_sts.cache import PolicyEvent
+from gateway.tlspolicy.mta_sts.shelf import MemoryShelf, PolicyShelf, StoredPolicy
+
+_SQLITE: Final = "sqlite:///"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsRequest:
+    """What was asked on the command line; None: not said."""
+
+    domain: str
+    config: Path | None = None
+    zone: Path | None = None
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Basis:
+    """What the answer is made from."""
+
+    dns: DnsSettings
+    tls: OutboundTlsSettings
+    outbound: OutboundSettings | None
+    settings: Settings | None
+
+
+def run_tls(request: TlsRequest) -> int:
+    """Find out, print, and give the exit status.
+
+    Raises:
+        UsageFault: an argument that cannot be used.
+        ConfigError: a config that cannot be.
+    """
+    domain = _domain(request.domain)
+    basis = _basis(request)
+    resolver = _resolver(basis.dns)
+    decision, events = asyncio.run(_decide(domain, basis, resolver))
+    explanation = explain_decision(decision, basis.tls)
+    if request.as_json:
+        print(json.dumps(as_object(decision, explanation), default=str))
+    else:
+        _show(decision, explanation, events)
+    return exit_status(decision)
+
+
+def _domain(text: str) -> str:
+    try:
+        return parse_domain_or_literal(text.rpartition("@")[2])
+    except ParseError:
+        raise UsageFault(f"{printable(text)!r} is no domain: write example.com or [192.0.2.1]") from None
+
+
+def _basis(request: TlsRequest) -> _Basis:
+    """The config's parts, with the command line's over them."""
+    basis = _Basis(dns=DnsSettings(), tls=OutboundTlsSettings(), outbound=None, settings=None)
+    if request.config is not None:
+        settings = load_config(request.config, os.environ, look_at_files=False).settings
+        basis = _Basis(
+            dns=settings.dns, tls=settings.outbound_tls, outbound=settings.outbound, settings=settings
+        )
+    if request.zone is None:
+        return basis
+    dns = basis.dns.model_copy(update={"zone_file": request.zone})
+    return _Basis(dns=dns, tls=basis.tls, outbound=basis.outbound, settings=basis.settings)
+
+
+def _resolver(dns: DnsSettings) -> StubResolver | ZoneResolver:
+    try:
+        return build_resolver(dns)
+    except OSError as error:
+        raise UsageFault(f"{dns.zone_file}: cannot be read: {error.strerror}") from None
+    except ZoneError as error:
+        faults = [f"{dns.zone_file}:{fault.line}: {fault.message}" for fault in error.faults]
+        raise UsageFault("\n".join(faults)) from None
+
+
+async def _decide(
+    domain: str, basis: _Basis, resolver: StubResolver | ZoneResolver
+) -> tuple[Decision, list[PolicyEvent]]:
+    events: list[PolicyEvent] = []
+    async with _shelf(basis.settings) as shelf:
+        try:
+            policies = build_policies(basis.tls, resolver, shelf, events.append)
+        except OSError as error:
+            raise UsageFault(f"[outbound_tls] ca_file = {basis.tls.ca_file}: {error}") from None
+        try:
+            decider = build_decider(basis.tls, resolver, port=remote_port(basis.outbound), sts=policies)
+            return await decider.decide(domain), events
+        finally:
+            if policies is not None:
+                await policies.aclose()
+            if isinstance(resolver, StubResolver):
+                await resolver.aclose()
+
+
+class _OnlyRead:
+    """A shelf that is looked at and left as it is: the running gateway keeps it."""
+
+    def __init__(self, shelf: PolicyShelf) -> None:
+        self._shelf = shelf
+
+    async def get(self, domain: str) -> StoredPolicy | None:
+        return await self._shelf.get(domain)
+
+    async def put(self, policy: StoredPolicy) -> None:
+        del policy
+
+    async def drop(self, domain: str) -> None:
+        del domain
+
+    async def all(self) -> list[StoredPolicy]:
+        return []
+
+
+@asynccontextmanager
+async def _shelf(settings: Settings | None) -> AsyncIterator[PolicyShelf]:
+    """The running gateway's policies, where there is a config and a store; a store file is never made here."""
+    if settings is None or not _is_there(settings):
+        yield MemoryShelf()
+        return
+    try:
+        store = await open_store(settings)
+    except UsageFault as error:
+        print(f"stored policies are not looked at: {error}", file=sys.stderr)
+        store = None
+    if store is None:
+        yield MemoryShelf()
+        return
+    try:
+        yield _OnlyRead(store.policies)
+    finally:
+        await store.close(1.0)
+
+
+def _is_there(settings: Settings) -> bool:
+    if settings.store is None:
+        return False
+    url = settings.store.url
+    return not url.startswith(_SQLITE) or Path(url.removeprefix(_SQLITE)).exists()
+
+
+def _show(decision: Decision, explanation: Explanation, events: list[PolicyEvent]) -> None:
+    console = terminal()
+    route = decision.route
+    is_final = isinstance(route, NoRoute) and not route.temporary
+    console.print(Text(f"{decision.domain}: {'NO ROUTE' if is_final else decision.level.upper()}", "bold"))
+    width = max(len(finding.check) for finding in explanation.findings) + 2
+    for finding in explanation.findings:
+        console.print(finding_line(finding, width))
+    for event in events:
+        if event.detail:
+            console.print(Text(f"    {event.change}: {printable(event.detail)}", "dim"))
+    console.print(Text(f"  = {explanation.conclusion}"))
+
+
+def as_object(decision: Decision, explanation: Explanation) -> dict[str, object]:
+    """The answer for programs. Keys are only ever added; absent is null."""
+    route, sts = decision.route, decision.sts
+    return {
+        "domain": decision.domain,
+        "level": decision.level,
+        "override": decision.override,
+        "route": {
+            "implicit": route.implicit if isinstance(route, Route) else None,
+            "secure": route.secure if isinstance(route, Route) else None,
+            "problem": None if isinstance(route, Route) else route.problem,
+            "temporary": None if isinstance(route, Route) else route.temporary,
+        },
+        "mta_sts": {
+            "mode": sts.mode,
+            "id": sts.identifier,
+            "mx": sts.mx,
+            "expires": sts.expires.isoformat() if sts.expires else None,
+            "problem": sts.problem,
+        },
+        "dane_problem": decision.dane_problem,
+        "hosts": [_host_object(host) for host in decision.hosts],
+        "findings": [finding_object(finding) for finding in explanation.findings],
+        "conclusion": explanation.conclusion,
+    }
+
+
+def _host_object(policy: HostPolicy) -> dict[str, object]:
+    return {
+        "preference": policy.host.preference,
+        "name": policy.host.name,
+        "demand": policy.demand,
+        "enforced": policy.is_enforced,
+        "policy_type": policy.policy_type,
+        "names": policy.names,
+        "server_name": policy.server_name,
+        "tlsa": [f"{one.usage} {one.selector} {one.matching_type} {one.data.hex()}" for one in policy.tlsa],
+        "problem": policy.problem,
+        "note": policy.note,
+    }
