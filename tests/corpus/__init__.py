@@ -34,9 +34,13 @@ class CorpusCase:
     mail_from: str
     trusted: bool
     expect: dict[str, Any] = field(repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    """Another message from the same client; None: the file of this name."""
 
     @property
     def raw(self) -> bytes:
+        if self.content is not None:
+            return self.content
         return (FOLDER / f"{self.name}.eml").read_bytes()
 
     @property

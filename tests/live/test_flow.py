@@ -1,15 +1,22 @@
 """The whole flow with nothing faked: `gateway serve`, real Postfix by both ways in, knot and unbound as DNS."""
 
+import asyncio
 import re
 import smtplib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import dkim
 import pytest
 
+from gateway.dns.resolver import Answer, RecordType
+from tests.auth.dkim.signing import rsa_pem, rsa_public
+from tests.auth.dkim.test_sign_oracles import SIGNED_MAIL
 from tests.corpus import RECIPIENT, CorpusCase, load_cases, zone_text
+from tests.corpus import world as corpus_world
 from tests.live.dns_bed import DnsBed
 from tests.live.doors import free_port, hand_in
 from tests.live.postfix import PostfixBed, open_directory, wait_until
@@ -31,6 +38,11 @@ xclient_from = ["127.0.0.1"]
 [milter]
 listen = "unix:{folder}/milter.sock"
 socket_mode = 0o666
+[arc]
+trusted_sealers = ["lists.example"]
+seal_domain = "forward.example"
+seal_selector = "rsa"
+seal_key = "seal.pem"
 [http]
 listen = "127.0.0.1:{http}"
 """
@@ -88,6 +100,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 dns=dns.resolver_address, inbound=inbound, downstream=behind.port, folder=folder, http=http
             )
         )
+        (folder / "seal.pem").write_bytes(rsa_pem())
+        (folder / "seal.pem").chmod(0o600)
         with (folder / "log").open("wb") as log:
             gateway = subprocess.Popen(
                 [sys.executable, "-m", "gateway", "serve", "--config", str(folder / "gateway.toml")],
@@ -138,6 +152,8 @@ def door(
         ("spoofed-none", "dmarc=fail"),
         ("author-in-display-name", "dmarc=none"),
         ("forged-results", "dmarc=none"),
+        ("arc-trusted", "arc=pass"),
+        ("arc-trusted-twice", "arc=pass"),
     ],
 )
 def test_mail_that_may_pass_arrives_stamped(
@@ -164,6 +180,8 @@ def test_mail_that_may_pass_arrives_stamped(
         ("body-altered", "5.7.1 honest.example asks to refuse mail that fails DMARC"),
         ("two-from", "5.6.0 the message does not have exactly one From field"),
         ("several-authors", "5.7.1 From does not name exactly one author"),
+        ("arc-stranger-on-top", "5.7.1 honest.example asks to refuse mail that fails DMARC"),
+        ("arc-altered", "5.7.1 honest.example asks to refuse mail that fails DMARC"),
     ],
 )
 def test_forged_mail_is_refused_and_not_delivered(
@@ -175,6 +193,45 @@ def test_forged_mail_is_refused_and_not_delivered(
     for queue in ("incoming", "active", "deferred", "hold", "maildrop"):
         assert not postfix.queue_ids(queue)
     assert not postfix.messages("bob")
+
+
+def dkimpy_chain(raw: bytes) -> bytes | None:
+    """A stranger's word for a chain; the keys are the corpus' and ours."""
+
+    def record(name: bytes, timeout: int = 5) -> bytes | None:
+        del timeout
+        owner = name.decode().rstrip(".")
+        if owner == "rsa._domainkey.forward.example":
+            return b"v=DKIM1; p=" + rsa_public().encode()
+        answer = asyncio.run(corpus_world().query(owner, RecordType.TXT))
+        return answer.records[0] if isinstance(answer, Answer) else None  # type: ignore[return-value]
+
+    word, _, _ = dkim.arc_verify(raw, dnsfunc=record)
+    return bytes(word) if word else None
+
+
+@pytest.mark.parametrize("raw", SIGNED_MAIL.values(), ids=SIGNED_MAIL)
+def test_a_seal_arrives_whole(
+    door: tuple[Callable[[CorpusCase], tuple[int, str]], PostfixBed], raw: bytes
+) -> None:
+    """Whatever Postfix does to the message on its way to the mailbox."""
+    send, postfix = door
+    code, text = send(replace(CASES["spoofed-none"], content=raw))
+    assert code == 250, text
+    arrived = postfix.wait_for_message("bob").replace(b"\n", b"\r\n")
+    assert arrived.count(b"ARC-Seal: i=1; cv=none;") == 1
+    assert dkimpy_chain(arrived) == b"pass"
+
+
+@pytest.mark.parametrize(("name", "sets"), [("arc-trusted", 2), ("arc-trusted-twice", 3)])
+def test_a_chain_goes_on_through_us(
+    door: tuple[Callable[[CorpusCase], tuple[int, str]], PostfixBed], name: str, sets: int
+) -> None:
+    send, postfix = door
+    assert send(CASES[name])[0] == 250
+    arrived = postfix.wait_for_message("bob").replace(b"\n", b"\r\n")
+    assert b"ARC-Seal: i=%d; cv=pass; a=rsa-sha256; d=forward.example;" % sets in arrived
+    assert dkimpy_chain(arrived) == b"pass"
 
 
 def test_suspicious_mail_is_marked_by_the_proxy(world: World) -> None:
