@@ -18,6 +18,7 @@ from gateway.listeners.remote.tls import make_client_contexts
 from gateway.listeners.smtp import SmtpListener
 from gateway.listeners.socketmap import SocketmapListener, SocketmapOptions
 from gateway.listeners.submission import SubmissionListener
+from gateway.listeners.tlsrpt import ReportSocket, TlsReportListener
 from gateway.ops.config import (
     HostPort,
     HttpSettings,
@@ -342,6 +343,8 @@ def tls_policy_doors(parts: Parts, section: TlsPolicySettings, decider: Decider)
     # A path belongs to one process; a port to all.
     if worker.index == 0 or not isinstance(options.listen, Path):
         yield _socketmap_door(parts, options, decider)
+    if worker.index == 0 and section.tlsrpt_socket is not None and parts.store is not None:
+        yield _tlsrpt_door(parts, section, parts.store)
 
 
 def _socketmap_door(parts: Parts, options: SocketmapOptions, decider: Decider) -> Door:
@@ -359,6 +362,27 @@ def _socketmap_door(parts: Parts, options: SocketmapOptions, decider: Decider) -
         close=close,
         drain=listener.drain,
         retire=listener.retire,
+    )
+
+
+def _tlsrpt_door(parts: Parts, section: TlsPolicySettings, store: "Store") -> Door:
+    where = ReportSocket(
+        path=socket_path(section.tlsrpt_socket or ""),
+        mode=section.socket_mode,
+        group=section.socket_group,
+    )
+    listener = TlsReportListener(where, record=store.record, observer=parts.health)
+
+    async def close() -> None:
+        listener.close()
+
+    return Door(
+        name="tlsrpt",
+        key="[tls_policy] tlsrpt_socket",
+        where=shown_place(where.path),
+        start=lambda: listener.start(shared=parts.worker.shares_ports),
+        addresses=lambda: map(shown_place, listener.addresses),
+        close=close,
     )
 
 

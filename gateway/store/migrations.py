@@ -34,6 +34,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
             at {moment} NOT NULL,
             policy_domain VARCHAR(253) NOT NULL,
             policy_type VARCHAR(20) NOT NULL,
+            tlsa_domain VARCHAR(253),
             policy_string TEXT NOT NULL,
             mx_host TEXT NOT NULL,
             failure VARCHAR(40),

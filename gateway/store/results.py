@@ -16,6 +16,7 @@ MAX_NAME_CHARACTERS: Final = 255
 MAX_ADDRESS_CHARACTERS: Final = 45
 MAX_REASON_CHARACTERS: Final = 500
 
+_POLICY: Final = ("policy_domain", "policy_type", "tlsa_domain", "policy_string", "mx_host")
 _columns: Final = TLS_RESULTS.c
 
 
@@ -42,6 +43,7 @@ class PolicyResults:
 
     policy_domain: str
     policy_type: PolicyType
+    tlsa_domain: str | None
     policy_string: tuple[str, ...]
     mx_host: tuple[str, ...]
     succeeded: int
@@ -55,6 +57,7 @@ def session_row(session: TlsSession) -> dict[str, object]:
         "at": session.at,
         "policy_domain": session.policy_domain[:MAX_DOMAIN_CHARACTERS],
         "policy_type": session.policy_type.value,
+        "tlsa_domain": _cut(session.tlsa_domain, MAX_DOMAIN_CHARACTERS),
         "policy_string": _lines(session.policy_string),
         "mx_host": _lines(session.mx_host),
         "failure": session.failure and session.failure.value,
@@ -83,7 +86,7 @@ def read_results(
     engine: Engine, since: datetime, until: datetime, domain: str | None = None
 ) -> list[PolicyResults]:
     """What was recorded at or after `since` and before `until`, of one domain or of all, by policy."""
-    policy = (_columns.policy_domain, _columns.policy_type, _columns.policy_string, _columns.mx_host)
+    policy = [_columns[name] for name in _POLICY]
     failure = (
         _columns.failure,
         _columns.sending_mta_ip,
@@ -104,8 +107,7 @@ def read_results(
 def _fold(rows: Iterable[RowMapping]) -> list[PolicyResults]:
     by_policy: dict[tuple[object, ...], list[RowMapping]] = {}
     for row in rows:
-        policy = row["policy_domain"], row["policy_type"], row["policy_string"], row["mx_host"]
-        by_policy.setdefault(policy, []).append(row)
+        by_policy.setdefault(tuple(row[name] for name in _POLICY), []).append(row)
     return [_policy_results(rows) for rows in by_policy.values()]
 
 
@@ -115,6 +117,7 @@ def _policy_results(rows: list[RowMapping]) -> PolicyResults:
     return PolicyResults(
         policy_domain=first["policy_domain"],
         policy_type=PolicyType(first["policy_type"]),
+        tlsa_domain=first["tlsa_domain"],
         policy_string=first["policy_string"],
         mx_host=first["mx_host"],
         succeeded=sum(row["sessions"] for row in rows if row["failure"] is None),

@@ -86,6 +86,7 @@ TLS_RESULTS: Final = Table(
     Column("at", Moment, nullable=False),
     Column("policy_domain", String(MAX_DOMAIN_CHARACTERS), nullable=False),
     Column("policy_type", String(20), nullable=False),
+    Column("tlsa_domain", String(MAX_DOMAIN_CHARACTERS)),
     Column("policy_string", Lines, nullable=False),
     Column("mx_host", Lines, nullable=False),
     Column("failure", String(40)),

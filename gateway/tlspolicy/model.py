@@ -223,6 +223,9 @@ class TlsSession:
 
     Attributes:
         at: UTC.
+        policy_domain: the recipient domain (or the smart host's): who asks for reports in its TLSRPT record.
+        tlsa_domain: the TLSA base domain, which the report names in place of `policy_domain` where DANE was the policy
+            (RFC 8460 §1.1).
         policy_string: `sts`: the policy's lines; `tlsa`: the records in presentation form.
         mx_host: the policy's patterns.
         failure: None for a session that was as demanded.
@@ -233,6 +236,7 @@ class TlsSession:
     at: datetime
     policy_domain: str
     policy_type: PolicyType
+    tlsa_domain: str | None = None
     policy_string: tuple[str, ...] = ()
     mx_host: tuple[str, ...] = ()
     failure: FailureType | None = None

@@ -121,6 +121,7 @@ async def test_sessions_are_counted_by_policy_and_by_kind_of_failure(store: Stor
         PolicyResults(
             policy_domain="example.com",
             policy_type=PolicyType.NONE,
+            tlsa_domain=None,
             policy_string=(),
             mx_host=(),
             succeeded=1,
@@ -130,6 +131,7 @@ async def test_sessions_are_counted_by_policy_and_by_kind_of_failure(store: Stor
         PolicyResults(
             policy_domain="example.com",
             policy_type=PolicyType.STS,
+            tlsa_domain=None,
             policy_string=("version: STSv1", "mode: enforce"),
             mx_host=("mx.example.com",),
             succeeded=3,

@@ -734,6 +734,9 @@ class Settings(Section):
                 "MTA-STS needs [store]: policies that a restart forgets can be taken away by an attacker",
                 "add [store], or write mta_sts = false in [outbound_tls]",
             )
+        policy: TlsPolicySettings | None = info.data.get("tls_policy")
+        if store is None and policy is not None and policy.tlsrpt_socket is not None:
+            raise wrong("tlsrpt_socket needs [store]: what Postfix reports is kept there", "add [store]")
         return store
 
     @field_validator("local_domains")
