@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 import gateway.listeners.socketmap as module
@@ -43,6 +44,14 @@ async def test_many_questions_on_one_connection() -> None:
             ("", "parent"),
             ("", "not-found"),
         ]
+
+
+def test_on_uvloop_as_the_gateway_runs_it() -> None:
+    async def ask() -> str:
+        async with open_bed(ENCRYPT) as bed:
+            return await (await bed.connect()).ask("encrypt.example")
+
+    assert uvloop.run(ask()) == "OK encrypt"
 
 
 async def test_cut_anywhere() -> None:
