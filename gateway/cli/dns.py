@@ -31,7 +31,7 @@ from gateway.keys.private_key import public_text, type_of
 from gateway.mail.address import parse_mailbox
 from gateway.mail.errors import ParseError
 from gateway.ops.config import Settings
-from gateway.ops.config.files import certificate_names
+from gateway.ops.config.files import certificate_names, seal_entry
 from gateway.ops.text import printable
 from gateway.publish.compare import Comparison, Status, compare
 from gateway.publish.master_file import format_master_file
@@ -126,19 +126,28 @@ def _facts(request: DnsRequest, settings: Settings) -> Facts:
 
 
 def _keys(settings: Settings, domain: str) -> Iterator[PublicKey]:
+    selectors: set[str] = set()
     for signing in settings.signing:
-        if signing.domain != domain:
-            continue
-        try:
-            private = load_private_key(signing.key)
-        except KeyFileError as error:
-            raise UsageFault(f"{signing.key}: {error.what}; {error.remedy}") from None
-        record = key_record(type_of(private), public_text(private))
-        yield PublicKey(selector=signing.selector, record=record, about=f"of {signing.key}, signs")
+        if signing.domain == domain:
+            selectors.add(signing.selector)
+            yield _key_in_file(signing.selector, signing.key, "signs")
     if settings.keys is not None:
         for key in key_directory(settings.keys).read():
             if key.domain == domain and key.state is not KeyState.GONE:
+                selectors.add(key.selector)
                 yield _public_key(key)
+    seal = seal_entry(settings.arc)
+    if seal is not None and seal.domain == domain and seal.selector not in selectors:
+        yield _key_in_file(seal.selector, seal.key_path, "seals (ARC)")
+
+
+def _key_in_file(selector: str, path: Path, use: str) -> PublicKey:
+    try:
+        private = load_private_key(path)
+    except KeyFileError as error:
+        raise UsageFault(f"{path}: {error.what}; {error.remedy}") from None
+    record = key_record(type_of(private), public_text(private))
+    return PublicKey(selector=selector, record=record, about=f"of {path}, {use}")
 
 
 def _public_key(key: ManagedKey) -> PublicKey:

@@ -129,6 +129,22 @@ async def test_our_set_is_over_the_message_as_it_leaves() -> None:
     assert foreign_status(sent) is ArcStatus.PASS
 
 
+async def test_results_beyond_ascii_are_sealed_as_they_stand() -> None:
+    found = (Property("smtp", "mailfrom", "jörg@bücher.example"),)
+    results = write_authentication_results("mx.example.net", [MethodResult("spf", "pass", None, found)])
+    message = Message(MESSAGE)
+    sealed = sealer().seal(
+        message, Edits(prepend=(results,)), results, ArcResult(status=ArcStatus.NONE), now=NOW
+    )
+    assert sealed is not None
+
+    sent = b"".join(apply_edits(message, Edits(prepend=(results, *sealed.fields))))
+
+    assert "jörg".encode() in sent
+    assert (await check(sent)).status is ArcStatus.PASS
+    assert foreign_status(sent) is ArcStatus.PASS
+
+
 async def test_every_dkim_signature_is_covered_and_more_may_be_added() -> None:
     sent = await handed_on(Signer().sign(Signer(selector="ed").sign(MESSAGE)))
 
