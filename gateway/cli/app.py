@@ -315,6 +315,7 @@ def dns(
 @app.command(
     epilog=(
         "Examples:  gateway tls example.com\n\n"
+        "gateway tls example.com --connect\n\n"
         "gateway tls user@example.com --config /etc/gateway/gateway.toml\n\n"
         "gateway tls example.com --json | jq -r .level"
     )
@@ -329,6 +330,9 @@ def tls(
     zone: Annotated[
         Path | None, typer.Option(help="Answer DNS from this zone file; names not in it do not exist.")
     ] = None,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Try every mail server live, as far as TLS; no mail is sent.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say which TLS policy applies to mail for DOMAIN, MTA-STS or DANE, and why, mail server by mail server.
@@ -340,7 +344,7 @@ def tls(
     def run() -> int:
         from gateway.cli.tls import TlsRequest, run_tls
 
-        return run_tls(TlsRequest(domain=domain, config=config, zone=zone, as_json=as_json))
+        return run_tls(TlsRequest(domain=domain, config=config, zone=zone, connect=connect, as_json=as_json))
 
     _exit_with(run)
 

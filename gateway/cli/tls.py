@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,18 @@ from typing import Final
 from rich.text import Text
 
 from gateway.cli.errors import UsageFault
-from gateway.cli.explain import Explanation
+from gateway.cli.explain import Explanation, Finding
 from gateway.cli.explain_tls import exit_status, explain_decision
 from gateway.cli.runtime import open_store
 from gateway.cli.show import finding_line, finding_object, terminal
+from gateway.cli.tls_probe import (
+    Probe,
+    explain_probe,
+    probe_all,
+    probe_object,
+    probe_options,
+    probes_status,
+)
 from gateway.cli.wiring import build_decider, build_policies, build_resolver, remote_port
 from gateway.dns.stub import StubResolver
 from gateway.dns.zone import ZoneError, ZoneResolver
@@ -39,6 +47,7 @@ class TlsRequest:
     domain: str
     config: Path | None = None
     zone: Path | None = None
+    connect: bool = False
     as_json: bool = False
 
 
@@ -52,6 +61,15 @@ class _Basis:
     settings: Settings | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The decision, what became of policies on the way to it, and the sessions that were tried."""
+
+    decision: Decision
+    events: Sequence[PolicyEvent] = ()
+    probes: Sequence[Probe] = ()
+
+
 def run_tls(request: TlsRequest) -> int:
     """Find out, print, and give the exit status.
 
@@ -62,13 +80,13 @@ def run_tls(request: TlsRequest) -> int:
     domain = _domain(request.domain)
     basis = _basis(request)
     resolver = _resolver(basis.dns)
-    decision, events = asyncio.run(_decide(domain, basis, resolver))
-    explanation = explain_decision(decision, basis.tls)
+    answer = asyncio.run(_answer(domain, basis, resolver, connect=request.connect))
+    explanation = explain_decision(answer.decision, basis.tls)
     if request.as_json:
-        print(json.dumps(as_object(decision, explanation), default=str))
+        print(json.dumps(as_object(answer, explanation), default=str))
     else:
-        _show(decision, explanation, events)
-    return exit_status(decision)
+        _show(answer, explanation)
+    return max(exit_status(answer.decision), probes_status(answer.probes))
 
 
 def _domain(text: str) -> str:
@@ -102,23 +120,26 @@ def _resolver(dns: DnsSettings) -> StubResolver | ZoneResolver:
         raise UsageFault("\n".join(faults)) from None
 
 
-async def _decide(
-    domain: str, basis: _Basis, resolver: StubResolver | ZoneResolver
-) -> tuple[Decision, list[PolicyEvent]]:
+async def _answer(
+    domain: str, basis: _Basis, resolver: StubResolver | ZoneResolver, *, connect: bool
+) -> Answer:
     events: list[PolicyEvent] = []
+    port = remote_port(basis.outbound)
     async with _shelf(basis.settings) as shelf:
         try:
             policies = build_policies(basis.tls, resolver, shelf, events.append)
+            options = probe_options(basis.tls, basis.outbound, port)
         except OSError as error:
             raise UsageFault(f"[outbound_tls] ca_file = {basis.tls.ca_file}: {error}") from None
         try:
-            decider = build_decider(basis.tls, resolver, port=remote_port(basis.outbound), sts=policies)
-            return await decider.decide(domain), events
+            decision = await build_decider(basis.tls, resolver, port=port, sts=policies).decide(domain)
+            probes = await probe_all(decision, resolver, options) if connect else ()
         finally:
             if policies is not None:
                 await policies.aclose()
             if isinstance(resolver, StubResolver):
                 await resolver.aclose()
+    return Answer(decision=decision, events=events, probes=probes)
 
 
 class _OnlyRead:
@@ -167,22 +188,35 @@ def _is_there(settings: Settings) -> bool:
     return not url.startswith(_SQLITE) or Path(url.removeprefix(_SQLITE)).exists()
 
 
-def _show(decision: Decision, explanation: Explanation, events: list[PolicyEvent]) -> None:
+def _show(answer: Answer, explanation: Explanation) -> None:
     console = terminal()
+    decision = answer.decision
     route = decision.route
     is_final = isinstance(route, NoRoute) and not route.temporary
     console.print(Text(f"{decision.domain}: {'NO ROUTE' if is_final else decision.level.upper()}", "bold"))
-    width = max(len(finding.check) for finding in explanation.findings) + 2
-    for finding in explanation.findings:
+    findings = list(_with_probes(explanation, answer))
+    width = max(len(finding.check) for finding in findings) + 2
+    for finding in findings:
         console.print(finding_line(finding, width))
-    for event in events:
+    for event in answer.events:
         if event.detail:
             console.print(Text(f"    {event.change}: {printable(event.detail)}", "dim"))
     console.print(Text(f"  = {explanation.conclusion}"))
 
 
-def as_object(decision: Decision, explanation: Explanation) -> dict[str, object]:
+def _with_probes(explanation: Explanation, answer: Answer) -> Iterator[Finding]:
+    """Each host's sessions behind the host itself; the hosts are the last findings."""
+    hosts = answer.decision.hosts
+    first = len(explanation.findings) - len(hosts)
+    yield from explanation.findings[:first]
+    for policy, finding in zip(hosts, explanation.findings[first:], strict=True):
+        yield finding
+        yield from (explain_probe(probe) for probe in answer.probes if probe.policy is policy)
+
+
+def as_object(answer: Answer, explanation: Explanation) -> dict[str, object]:
     """The answer for programs. Keys are only ever added; absent is null."""
+    decision = answer.decision
     route, sts = decision.route, decision.sts
     return {
         "domain": decision.domain,
@@ -203,6 +237,7 @@ def as_object(decision: Decision, explanation: Explanation) -> dict[str, object]
         },
         "dane_problem": decision.dane_problem,
         "hosts": [_host_object(host) for host in decision.hosts],
+        "sessions": [probe_object(probe) for probe in answer.probes],
         "findings": [finding_object(finding) for finding in explanation.findings],
         "conclusion": explanation.conclusion,
     }
