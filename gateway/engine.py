@@ -226,7 +226,8 @@ class Engine:
         signer = self.signer
         if signer is None or not envelope.session.is_ours:
             return edits, None
-        signed = signer.sign(message, author, edits, now=self._clock())
+        own_results = forged_positions(message, (self._authserv_id,))
+        signed = signer.sign(message, author, edits, now=self._clock(), own_results=own_results)
         at = 1 if _is_stamped(envelope) else 0
         prepend = (*edits.prepend[:at], *signed.fields, *edits.prepend[at:])
         return Edits(prepend=prepend, remove=edits.remove), signed.signing
@@ -299,6 +300,8 @@ class Engine:
         return self.submission if envelope.session.listener is Listener.SUBMISSION else None
 
     def _edits(self, envelope: Envelope, message: Message, marks: list[NewField]) -> Edits:
+        if envelope.session.listener is Listener.OUTBOUND:  # what our own inbound side found travels with it
+            return Edits(prepend=tuple(marks))
         forged = forged_positions(message, (self._authserv_id,))
         stale_marks = message.positions(QUARANTINE_FIELD.lower().encode())
         edits = Edits(prepend=tuple(marks), remove=forged.union(stale_marks))
@@ -321,15 +324,15 @@ class Engine:
         if unchecked or self._options.on_error is OnError.DEFER or hides_results(message):
             reply = Reply.of(451, "4.3.0", f"internal error, please try again later ({envelope.id})")
             return Verdict(disposition=Disposition.DEFER, rule=INTERNAL_RULE, reply=reply)
-        mark = stamp_failure(self._authserv_id, INTERNAL_RULE)
+        marks = [stamp_failure(self._authserv_id, INTERNAL_RULE)] if _is_stamped(envelope) else []
         return Verdict(
-            disposition=Disposition.ACCEPT, rule=INTERNAL_RULE, edits=self._edits(envelope, message, [mark])
+            disposition=Disposition.ACCEPT, rule=INTERNAL_RULE, edits=self._edits(envelope, message, marks)
         )
 
 
 def _is_stamped(envelope: Envelope) -> bool:
-    """Our users' own mail is not: nothing was checked, and the world need not know their logins (decision 12)."""
-    return envelope.session.listener is not Listener.SUBMISSION
+    """Mail on its way out is not: nothing was checked, and the world need not know our users' logins (decision 12)."""
+    return envelope.session.listener not in {Listener.SUBMISSION, Listener.OUTBOUND}
 
 
 def _quarantine_mark(rule: Rule, envelope: Envelope) -> NewField:

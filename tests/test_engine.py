@@ -1,12 +1,14 @@
 """The engine on the whole corpus, and what becomes of a message when the fault is ours."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from gateway.dns.resolver import Outcome, RecordType
 from gateway.engine import QUARANTINE_FIELD, Engine, EngineOptions, Judged, OnError
 from gateway.mail.edits import apply_edits
+from gateway.mail.envelope import Listener
 from gateway.mail.message import Message
 from gateway.policy import load_rules, parse_rules
 from gateway.policy.facts import problems
@@ -153,3 +155,14 @@ async def test_results_beyond_what_is_read_are_refused_in_every_mode_and_not_cou
     for rules in ("default", "monitor"):
         verdict = await make_engine(rules).judge(CASES[0].envelope(), Message(raw))
         assert (verdict.disposition, verdict.rule) == (Disposition.REJECT, "gateway.unreadable")
+
+
+async def test_what_leaves_keeps_what_was_found_when_it_came_in() -> None:
+    """Forwarded mail carries our own inbound stamp; nothing was checked on its way out, so there is nothing to say."""
+    case = next(case for case in CASES if case.name == "honest-rsa")
+    envelope = case.envelope()
+    session = replace(envelope.session, listener=Listener.OUTBOUND, trusted=True)
+    stamped = f"Authentication-Results: {AUTHSERV_ID}; spf=pass\r\n".encode() + case.raw
+    verdict = await make_engine().judge(replace(envelope, session=session), Message(stamped))
+    assert verdict.disposition is Disposition.ACCEPT
+    assert not verdict.edits

@@ -1,6 +1,7 @@
 """Whose messages the engine signs, where the signatures stand, and what is told of them."""
 
 import re
+from collections.abc import Container
 
 import pytest
 
@@ -71,7 +72,8 @@ async def test_our_own_mail_is_signed_below_the_stamp_by_every_door(listener: Li
         else envelope(listener, trusted=True)
     )
     verdict = await make_engine().judge(ours, Message(MESSAGE))
-    stamp = [] if listener is Listener.SUBMISSION else ["Authentication-Results"]
+    is_leaving = listener in {Listener.SUBMISSION, Listener.OUTBOUND}
+    stamp = [] if is_leaving else ["Authentication-Results"]
     assert names(verdict) == [*stamp, "DKIM-Signature", "DKIM-Signature"]
     left = Message(b"".join(apply_edits(Message(MESSAGE), verdict.edits)))
     assert {result.status for result in await check_dkim(left, zone(), now=NOW)} == {DkimStatus.PASS}
@@ -153,7 +155,15 @@ async def test_what_submission_signed_the_relay_does_not_sign_again() -> None:
 
 
 class BrokenSigner(Signer):
-    def sign(self, message: Message, author: Author | NoAuthor, edits: Edits, *, now: float) -> Signed:
+    def sign(
+        self,
+        message: Message,
+        author: Author | NoAuthor,
+        edits: Edits,
+        *,
+        now: float,
+        own_results: Container[int] = (),
+    ) -> Signed:
         raise RuntimeError("a bug")
 
 

@@ -738,3 +738,40 @@ async def test_requiretls_demands_the_certificate_even_in_testing(authority: Aut
         heard = await bed.send(BOB, sender="FROM:<a@example.net> REQUIRETLS")
         assert heard[-1].startswith("451 4.7.5")
         assert (await bed.send(BOB))[-1].startswith("250")
+
+
+async def test_a_domain_that_was_silent_is_not_asked_for_every_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a thousand messages to one dead domain would hold all of Postfix's processes, and all other mail."""
+    monkeypatch.setattr("gateway.listeners.remote.search.SLOW_S", 0.1)
+    monkeypatch.setattr("gateway.listeners.remote.search.SILENT_S", 0.5)
+    server = RemoteServer(FakeDownstream(at={("GREETING", 1): SILENCE}))
+    async with open_relay(
+        {ONE: server}, decider("mx1.example"), RelayBedConfig(downstream_timeout_s=0.2)
+    ) as bed:
+        first = (await bed.send(BOB))[-1]
+        assert first.startswith("451 4.4.2 ")
+        assert (await bed.send(BOB))[-1] == first
+        assert server.mail.connections == 1
+        await asyncio.sleep(0.6)  # the clock is what is tested
+        assert (await bed.send(BOB))[-1].startswith("250")
+
+
+async def test_one_busy_domain_does_not_keep_our_mail_servers_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.listeners.remote.search.PLACE_WAIT_S", 0.1)
+    judge = FakeJudge(may_answer=asyncio.Event())
+    async with open_relay(
+        {ONE: RemoteServer()},
+        decider("mx1.example", "mx2.example"),
+        RelayBedConfig(max_connections_per_destination=1),
+        judge=judge,
+    ) as bed:
+        holding = asyncio.ensure_future(bed.send(BOB))
+        await settle(lambda: bool(judge.seen))
+        assert (await bed.send(BOB))[-1].startswith("451 4.3.2 ")
+        assert judge.may_answer
+        judge.may_answer.set()
+        assert (await holding)[-1].startswith("250")

@@ -6,7 +6,7 @@ sign side by side (RSA for everybody, Ed25519 for those who know it: RFC 8463); 
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -82,7 +82,15 @@ class Signer:
     def __init__(self, keys: KeyTable) -> None:
         self.keys: Final = keys
 
-    def sign(self, message: Message, author: Author | NoAuthor, edits: Edits, *, now: float) -> Signed:
+    def sign(
+        self,
+        message: Message,
+        author: Author | NoAuthor,
+        edits: Edits,
+        *,
+        now: float,
+        own_results: Container[int] = (),
+    ) -> Signed:
         """Sign a message of our own users or hosts: that it is one, the caller must know.
 
         Args:
@@ -90,6 +98,7 @@ class Signer:
             author: what `find_author` said of it.
             edits: all else that will be changed in it.
             now: seconds since 1970.
+            own_results: places in `Message.fields` of Authentication-Results in our own name.
         """
         if isinstance(author, NoAuthor):
             return _unsigned(NotSigned.NO_AUTHOR)
@@ -99,7 +108,7 @@ class Signer:
             return _unsigned(NotSigned.NO_KEY)
         if message.defects & AMBIGUOUS:
             return _unsigned(NotSigned.AMBIGUOUS)
-        if _came_unproven(message, edits, domain):
+        if _came_unproven(message, own_results, domain):
             return _unsigned(NotSigned.NOT_PROVEN)
         content = SignedContent(message, ())
         header = EditedHeader(message, edits)
@@ -185,7 +194,7 @@ def list_names(names: tuple[bytes, ...]) -> tuple[tuple[str], ...]:
     return tuple((piece,) for piece in break_text(f"h={b':'.join(names).decode()};", after=":"))
 
 
-def _came_unproven(message: Message, edits: Edits, author_domain: str) -> bool:
+def _came_unproven(message: Message, own_results: Container[int], author_domain: str) -> bool:
     """Whether our own stamp says that it came in from outside, for this author, and DMARC did not pass.
 
     An alias or a list hands such mail out again through the relay or `sendmail`, and there it looks like our own: signed,
@@ -194,8 +203,8 @@ def _came_unproven(message: Message, edits: Edits, author_domain: str) -> bool:
     """
     asked = f"header.from={author_domain}".encode()
     for position in message.positions(b"authentication-results"):
-        if position not in edits.remove:
-            continue  # another's word; ours is always taken out before a new one is put in
+        if position not in own_results:
+            continue  # another's word
         for result in message.unfolded(message.fields[position]).lower().split(b";"):
             words = result.split()
             if not words or not words[0].startswith(b"dmarc=") or words[0] == b"dmarc=pass":

@@ -6,7 +6,7 @@ verified for a weaker demand, an older TLSA record or another domain is never us
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
@@ -29,6 +29,8 @@ from gateway.tlspolicy.model import Decision, HostPolicy
 
 MAX_USES: Final = 100
 """Messages over one connection; many servers count them, and end it rudely."""
+
+MAX_SILENT: Final = 10_000
 
 
 _log: Final = structlog.get_logger(__name__)
@@ -102,6 +104,30 @@ class Found(NamedTuple):
     reused: bool
 
 
+class Silent:
+    """Domains whose mail servers were asked in vain a moment ago, and what was said of them."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
+
+    def note(self, domain: str, reply: Reply, seconds: float) -> None:
+        """Say this for so long."""
+        self._known[domain] = (time.monotonic() + seconds, reply)
+        self._known.move_to_end(domain)
+        if len(self._known) > MAX_SILENT:
+            self._known.popitem(last=False)
+
+    def look_up(self, domain: str) -> Reply | None:
+        """What to say, where it is not worth while to ask."""
+        until, reply = self._known.get(domain, (0.0, None))
+        if reply is not None and time.monotonic() > until:
+            del self._known[domain]
+            return None
+        return reply
+
+
 @dataclass(slots=True)
 class _Kept:
     key: Key
@@ -136,6 +162,7 @@ class RemotePool:
         self.limits: Final = limits
         self.watcher: Final = watcher
         self.capabilities: Capabilities | None = offered
+        self.silent: Final = Silent()
         self._places = Places(
             limits.max_connections, limits.max_connections_per_destination, may_reuse=self._has_idle
         )

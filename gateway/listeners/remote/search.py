@@ -25,6 +25,13 @@ from gateway.tlspolicy.model import Decision, Demand, HostPolicy, NoRoute, Polic
 BUDGET_S: Final = 150.0
 """Postfix waits 300 s for the answer to RCPT (smtp_rcpt_timeout), and the remote server has MAIL and RCPT to answer yet."""
 
+PLACE_WAIT_S: Final = 30.0
+"""For a connection to a domain that has as many as it may: longer, and one slow domain would hold all of Postfix's processes."""
+
+SLOW_S: Final = 5.0
+SILENT_S: Final = 60.0
+"""A domain whose servers kept us waiting for nothing is not asked again for so long: each message would wait as long."""
+
 
 class HostSearch:
     """One message's search.
@@ -37,7 +44,9 @@ class HostSearch:
     def __init__(self, pool: RemotePool, destination: Destination) -> None:
         self._pool = pool
         self._destination = destination
-        self._deadline = asyncio.get_running_loop().time() + BUDGET_S
+        self._began = asyncio.get_running_loop().time()
+        self._has_found = False
+        self._has_place = True
         self._decision: Decision | None = None
         self._hosts: list[HostPolicy] = []
         self._replies: list[Reply] = []
@@ -47,13 +56,21 @@ class HostSearch:
         """The next server that can be used, or why there is none."""
         domain = self._destination.domain
         try:
-            async with asyncio.timeout_at(self._deadline):
-                return await self._next()
+            async with asyncio.timeout_at(self._began + BUDGET_S):
+                found = await self._next()
         except TimeoutError:
-            return self._temporary() or refusals.out_of_time(domain)
+            found = self._temporary() or refusals.out_of_time(domain)
+        waited_s = asyncio.get_running_loop().time() - self._began
+        if not isinstance(found, Reply):
+            self._has_found = True
+        elif not self._has_found and waited_s > SLOW_S and found.is_transient and self._has_place:
+            self._pool.silent.note(domain, found, SILENT_S)
+        return found
 
     async def _next(self) -> Found | Reply:
         if self._decision is None:
+            if known := self._pool.silent.look_up(self._destination.domain):
+                return known
             self._decision = await self._pool.decider.decide(self._destination.domain)
             refusal = self._plan(self._decision)
             if refusal:
@@ -113,7 +130,14 @@ class HostSearch:
                 self._replies.append(refusals.barred(domain, policy.host.name, policy.problem))
             return None
         keys = [] if fresh else [Key(domain, each) for each in self._equals(policy)]
-        found = await self._pool.place_or_idle(domain, keys)
+        try:
+            async with asyncio.timeout(PLACE_WAIT_S):
+                found = await self._pool.place_or_idle(domain, keys)
+        except TimeoutError:
+            self._has_place = False
+            self._hosts.clear()
+            self._replies.append(refusals.too_many(domain))
+            return None
         if found is None:
             found = await self._open(policy)
         return found if found and self._is_enough(found) else None

@@ -290,6 +290,10 @@ class OutboundSettings(SmtpSettings):
     clients: Networks = Field(
         description="Who may relay: your own mail servers and nobody else.", examples=[["127.0.0.1"]]
     )
+    max_sessions_per_client: Count = Field(
+        default=500,
+        description="Open sessions of one mail server: more than it has delivery processes (Postfix: default_process_limit, 100).",
+    )
     ehlo_name: HostName | None = Field(
         default=None,
         description="Our name towards the world; must resolve to the address that we send from. Default: hostname.",
