@@ -4,7 +4,7 @@ Connections are reused, and one that has lain idle may be dead without our knowi
 connection may therefore be asked again on a new one, once; nothing that downstream may have acted on ever is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from gateway.mail.envelope import Session
@@ -98,6 +98,13 @@ class Backend:
         """Send a command."""
         if self._client:
             self._client.say(step, line)
+            self._flush()
+
+    def say_all(self, commands: Sequence[tuple[Step, bytes]]) -> None:
+        """Send several in one go."""
+        if self._client:
+            for step, line in commands:
+                self._client.say(step, line)
             self._flush()
 
     def begin_content(self) -> None:

@@ -1,5 +1,6 @@
 """What all parts of a session share: where it stands, whose turn it is, what is to be said and done next."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
@@ -121,6 +122,10 @@ class Host(Protocol):
         ...
 
 
+def _nothing() -> Iterator[bytes]:
+    return iter(())
+
+
 class Dialog:
     """One session's shared ground.
 
@@ -133,6 +138,7 @@ class Dialog:
         progress: changes whenever the client or downstream has done something that counts; timers look at it.
         is_draining: nothing new is to begin.
         effects: what the driver is to do, in order, behind the replies.
+        sent_ahead: gives the lines that the client has sent behind the command that is being obeyed.
     """
 
     def __init__(self, settings: ProxySettings, host: Host, session: Session) -> None:
@@ -146,6 +152,7 @@ class Dialog:
         self.progress = 0
         self.is_draining = False
         self.effects: Final[list[Effect]] = []
+        self.sent_ahead: Callable[[], Iterator[bytes]] = _nothing
         self.backend: Final = Backend(self.effects)
         self._output: list[bytes] = []
         self._errors = 0

@@ -11,7 +11,7 @@ Each input returns the effects that the driver is to carry out, in order. While 
 has sent ahead waits: commands are answered one at a time, in their order (RFC 2920 §3.2).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -71,6 +71,7 @@ class ProxySession:
         trusted = is_within(peer, settings.trusted_networks)
         session = Session(id=identifier, listener=settings.role, client_ip=peer, trusted=trusted)
         self._dialog = Dialog(settings, host, session)
+        self._dialog.sent_ahead = self._sent_ahead
         self._transfer = make_transfer(self._dialog)
         self._login = self._transfer.login
         # Input that is not used up yet: `_input` from `_at` on.
@@ -308,6 +309,13 @@ class ProxySession:
         else:
             self._take_command(line)
         return True
+
+    def _sent_ahead(self) -> Iterator[bytes]:
+        """The whole lines that wait for their turn."""
+        at = self._at
+        while (end := self._input.find(b"\r\n", at, at + MAX_COMMAND_BYTES)) >= 0:
+            yield self._input[at:end]
+            at = end + 2
 
     def _take_command(self, line: bytes) -> None:
         verb = Verb.OTHER

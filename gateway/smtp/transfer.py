@@ -3,6 +3,8 @@
 250 after the final dot is said in one place (`_content_answered`), and only in downstream's own words about this message.
 """
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import assert_never
 
 from gateway.mail.address import Mailbox
@@ -11,9 +13,10 @@ from gateway.mail.envelope import Recipient
 from gateway.mail.received import write_received
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
+from gateway.smtp.ahead import MAX_AHEAD, Ahead, Early
 from gateway.smtp.backend import CLOSING, makes_sense, passed_on
 from gateway.smtp.client import Answer, DownstreamError, DownstreamFailure, SmtpClient, Step
-from gateway.smtp.command import Verb
+from gateway.smtp.command import Verb, parse_command
 from gateway.smtp.data import encode_data
 from gateway.smtp.dialog import Awaiting, Dialog
 from gateway.smtp.effects import Ask, Deliver, Screen, SessionEnd
@@ -41,6 +44,7 @@ class Transfer:
         self._backend = dialog.backend
         self._messages = 0
         self._recipient: Recipient | None = None
+        self._ahead = Ahead()
         self._is_delivered = False
 
     def max_bytes(self) -> int:
@@ -86,7 +90,30 @@ class Transfer:
         if not downstream.takes_size and "SIZE" in params:  # SIZE is our own offer, and we have kept it
             params = {keyword: value for keyword, value in params.items() if keyword != "SIZE"}
         path = sender.mailbox.text if sender.mailbox else ""
-        self._backend.say(Step.MAIL, f"MAIL FROM:<{path}>{write_parameters(params)}\r\n".encode())
+        mail = (Step.MAIL, f"MAIL FROM:<{path}>{write_parameters(params)}\r\n".encode())
+        self._backend.say_all([mail, *(self._ask_ahead() if downstream.pipelining else ())])
+
+    def _ask_ahead(self) -> Iterator[tuple[Step, bytes]]:
+        """The recipients that the client has sent behind MAIL, as far as nobody but downstream is to be asked about them."""
+        dialog, transaction = self._dialog, self._current()
+        if dialog.host.asks(Stage.RCPT):
+            return
+        most = min(MAX_AHEAD, dialog.settings.max_recipients)
+        for line in islice(dialog.sent_ahead(), most):
+            try:
+                verb, argument = parse_command(line)
+                if verb is not Verb.RCPT:
+                    return
+                mailbox, params = parse_recipient(
+                    argument, dialog.offered, smtputf8=transaction.sender.smtputf8
+                )
+            except RemoteProtocolError:
+                return
+            if self._refuse_recipient(mailbox):
+                return
+            recipient = Recipient(mailbox=mailbox, params=params)
+            self._ahead.ask(Early(argument, recipient))
+            yield Step.RCPT, _rcpt_line(recipient)
 
     def _end_mail(self, reply: Reply) -> None:
         dialog = self._dialog
@@ -94,6 +121,7 @@ class Transfer:
             dialog.move(Verb.MAIL)
         else:
             dialog.transaction = None
+            self._ahead.drop()
         dialog.reply(Verb.MAIL, reply)
         dialog.resume()
 
@@ -102,6 +130,11 @@ class Transfer:
     def rcpt(self, argument: str) -> None:
         """RCPT: is it ours? Then ask the judge, then downstream."""
         dialog, transaction = self._dialog, self._current()
+        early = self._ahead.take(argument)
+        if early:
+            self._recipient = early
+            self._await_rcpt()
+            return
         settings = dialog.settings
         mailbox, params = parse_recipient(argument, dialog.offered, smtputf8=transaction.sender.smtputf8)
         if len(transaction.recipients) >= settings.max_recipients:
@@ -129,8 +162,14 @@ class Transfer:
             self._end_rcpt(replies.DOWNSTREAM_FAILED)
             return
         self._dialog.wait(Awaiting.RCPT)
-        path = recipient.mailbox.text if recipient.mailbox else "Postmaster"
-        self._backend.say(Step.RCPT, f"RCPT TO:<{path}>{write_parameters(recipient.params)}\r\n".encode())
+        self._backend.say(Step.RCPT, _rcpt_line(recipient))
+
+    def _await_rcpt(self) -> None:
+        """The answer to a recipient that was asked about ahead; it may be there."""
+        self._dialog.wait(Awaiting.RCPT)
+        reply = self._ahead.reply()
+        if reply:
+            self._end_rcpt(reply)
 
     def _end_rcpt(self, reply: Reply) -> None:
         dialog, transaction = self._dialog, self._current()
@@ -251,6 +290,7 @@ class Transfer:
 
     def leased(self, client: SmtpClient, *, reused: bool) -> bool:
         """The connection that was asked for is here: True if it can be used now."""
+        self._ahead.forget()
         return self._backend.leased(client, self._dialog.session, reused=reused)
 
     def downstream_received(self, data: bytes) -> bool:
@@ -278,8 +318,10 @@ class Transfer:
                 self.login.answered(reply)
             case Step.MAIL, Awaiting.MAIL:
                 self._mail_answered(reply)
-            case Step.RCPT, Awaiting.RCPT:
+            case Step.RCPT, Awaiting.RCPT if not self._ahead.is_owed_stray:
                 self._end_rcpt(self._pass_on(reply))
+            case Step.RCPT, _:
+                self._ahead.answered(self._pass_on(reply))
             case Step.DATA, Awaiting.DATA:
                 if reply.is_positive:
                     self._deliver()
@@ -338,6 +380,7 @@ class Transfer:
         """The connection could not be had, or is of no more use; what the client waits for gets this reply."""
         dialog = self._dialog
         dialog.host.downstream_failed(failure, detail)
+        self._ahead.forget()
         # Neither has said anything yet that downstream could have acted on.
         early = dialog.awaiting in {Awaiting.CAPABILITIES, Awaiting.AUTH, Awaiting.MAIL}
         if early and self._try_another(reply):
@@ -381,3 +424,8 @@ class Transfer:
         if self._dialog.transaction is None:
             raise LocalProtocolError(f"no transaction in state {self._dialog.state}")
         return self._dialog.transaction
+
+
+def _rcpt_line(recipient: Recipient) -> bytes:
+    path = recipient.mailbox.text if recipient.mailbox else "Postmaster"
+    return f"RCPT TO:<{path}>{write_parameters(recipient.params)}\r\n".encode()

@@ -118,6 +118,7 @@ class Bench:
     commands: list[tuple[Verb, int]] = field(default_factory=list)
     logins: list[LoginEnd] = field(default_factory=list)
     paused_s: list[float] = field(default_factory=list)
+    told: list[bytes] = field(default_factory=list)
     is_tls_pending: bool = False
     refusals: list[int] = field(default_factory=list)
     # Of the relay: the servers of each domain in their order, and what is said where none is left.
@@ -204,6 +205,7 @@ class Bench:
             case Seek(destination, again):
                 self._seek(destination, again=again)
             case Tell(data):
+                self.told.append(data)
                 self._tell(data)
             case Deliver(blocks):
                 content = b"".join(blocks)

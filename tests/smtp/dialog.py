@@ -165,9 +165,13 @@ class Transcript:
         return f"{lines[0][:3]} {' '.join(line[4:] for line in lines)}"
 
 
-def run_dialog(dialog: Dialog, *, cut: int = 0) -> tuple[Bench, bytes]:
-    """Play it on the bench, the client's bytes cut into pieces; the whole of what the client heard."""
+def run_dialog(dialog: Dialog, *, cut: int = 0, is_screening: bool = True) -> tuple[Bench, bytes]:
+    """Play it on the bench, the client's bytes cut into pieces; the whole of what the client heard.
+
+    Without screening recipients that are sent ahead are asked ahead.
+    """
     bench = make_bench(dialog)
+    bench.is_screening = is_screening
     heard = Transcript()
     heard.add(bench.take_output())
     commands = 0

@@ -23,3 +23,13 @@ def test_dialog_is_the_same_however_it_is_cut(dialog: Dialog, cut: int) -> None:
     assert pieces.downstream.log == whole.downstream.log
     assert pieces.downstream.messages == whole.downstream.messages
     assert pieces.end == whole.end
+
+
+@pytest.mark.parametrize("dialog", DIALOGS, ids=lambda dialog: dialog.name)
+@pytest.mark.parametrize("cut", [0, 40])
+def test_dialog_is_the_same_where_recipients_are_asked_ahead(dialog: Dialog, cut: int) -> None:
+    in_turn, heard = run_dialog(dialog)
+    ahead, heard_ahead = run_dialog(dialog, cut=cut, is_screening=False)
+    assert heard_ahead == heard
+    assert ahead.downstream.messages == in_turn.downstream.messages
+    assert ahead.end == in_turn.end

@@ -149,10 +149,11 @@ def test_the_next_session_uses_it_without_a_word_of_introduction() -> None:
     assert [line for line in first.downstream.log if line.startswith("EHLO")] == ["EHLO mx.example.net"]
 
 
-def test_a_stale_connection_costs_no_message() -> None:
+@pytest.mark.parametrize("is_screening", [True, False], ids=["in turn", "ahead"])
+def test_a_stale_connection_costs_no_message(is_screening: bool) -> None:  # noqa: FBT001 - pytest gives it
     first = greeted(Bench())
     first.send(MESSAGE + b"QUIT\r\n")
-    second = next_session(first, idle_is_dead=True)
+    second = next_session(first, idle_is_dead=True, is_screening=is_screening)
     assert codes(second.send(HELLO + MESSAGE)) == [250, 250, 250, 354, 250]
     assert second.failures == [DownstreamFailure.LOST]
     assert first.downstream.connections == 2
@@ -354,12 +355,16 @@ ANSWERS = [
     ),
     st.sampled_from([ACCEPT, Verdict(disposition=Disposition.REJECT, rule="t", reply=NO)]),
     st.integers(1, 200),
+    st.booleans(),
 )
 @hypothesis_settings(max_examples=300, deadline=None)
 def test_250_if_and_only_if_downstream_took_it(
-    at: dict[tuple[str, int], bytes], verdict: Verdict, cut: int
+    at: dict[tuple[str, int], bytes],
+    verdict: Verdict,
+    cut: int,
+    is_screening: bool,  # noqa: FBT001 - hypothesis gives it
 ) -> None:
-    bench = Bench(downstream=FakeDownstream(at=at), verdict=verdict)
+    bench = Bench(downstream=FakeDownstream(at=at), verdict=verdict, is_screening=is_screening)
     bench.send(HELLO + MESSAGE + MESSAGE, cut=cut)
     taken = [code for _, code in bench.answered if code // 100 == 2]
     refused = [code for _, code in bench.answered if code // 100 == 5]
@@ -413,13 +418,17 @@ HAPPENINGS = st.one_of(
     st.dictionaries(
         st.tuples(st.sampled_from(STEPS), st.integers(1, 2)), st.sampled_from([*ANSWERS, SILENCE]), max_size=3
     ),
+    st.booleans(),
 )
 @hypothesis_settings(max_examples=400, deadline=None)
 def test_whatever_happens_the_session_waits_or_ends(
-    events: list[tuple[str, bytes]], at: dict[tuple[str, int], bytes]
+    events: list[tuple[str, bytes]],
+    at: dict[tuple[str, int], bytes],
+    is_screening: bool,  # noqa: FBT001 - hypothesis gives it
 ) -> None:
     bench = Bench(
         downstream=FakeDownstream(at=at),
+        is_screening=is_screening,
         starttls=True,
         settings=settings(max_errors=50, xclient_from=(ip_network("192.0.2.0/24"),)),
     )
@@ -449,3 +458,38 @@ def test_whatever_happens_the_session_waits_or_ends(
     if bench.core.awaiting is not Awaiting.DELIVERY:
         assert not holds_downstream(bench)
         assert all(spool.is_discarded for spool in bench.spools)
+
+
+# Recipients asked ahead
+
+THREE = (
+    b"MAIL FROM:<a@sender.example>\r\nRCPT TO:<bob@example.net>\r\nRCPT TO:<no@elsewhere.example>\r\n"
+    b"RCPT TO:<ann@example.net>\r\nDATA\r\n"
+)
+
+
+def test_recipients_are_asked_together_with_mail() -> None:
+    bench = greeted(Bench(is_screening=False))
+    bench.told.clear()
+    assert codes(bench.send(MESSAGE)) == [250, 250, 354, 250]
+    assert bench.told[0] == ENVELOPE
+
+
+def test_a_stranger_elsewhere_is_never_said_to_downstream() -> None:
+    bench = greeted(Bench(is_screening=False))
+    bench.told.clear()
+    assert codes(bench.send(THREE)) == [250, 250, 550, 250, 354]
+    assert bench.told == [ENVELOPE, b"RCPT TO:<ann@example.net>\r\n"]
+
+
+def test_what_is_said_of_recipients_of_a_refused_sender_is_not_the_next_ones() -> None:
+    at = {("MAIL", 1): b"450 4.7.1 Later\r\n", ("RCPT", 1): b"503 5.5.1 MAIL first\r\n"}
+    bench = greeted(Bench(downstream=FakeDownstream(at=at), is_screening=False))
+    assert codes(bench.send(ENVELOPE + b"DATA\r\n" + MESSAGE)) == [450, 503, 503, 250, 250, 354, 250]
+
+
+def test_a_downstream_without_pipelining_is_asked_in_turn() -> None:
+    bench = greeted(Bench(downstream=FakeDownstream(keywords=("SIZE 1000000",)), is_screening=False))
+    bench.told.clear()
+    assert codes(bench.send(MESSAGE)) == [250, 250, 354, 250]
+    assert bench.told[:2] == [b"MAIL FROM:<a@sender.example>\r\n", b"RCPT TO:<bob@example.net>\r\n"]
