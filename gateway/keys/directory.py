@@ -16,7 +16,7 @@ from typing import Final
 from gateway.auth.dkim.key import KeyType
 from gateway.auth.dkim.key_table import KeyFileError, PrivateKey, load_private_key
 from gateway.keys.errors import KeyDirectoryError
-from gateway.keys.model import ManagedKey
+from gateway.keys.model import ManagedKey, record_name
 from gateway.keys.private_key import make_private_key, public_text, to_pem, type_of
 from gateway.keys.state_file import StateError, format_state, is_managed_name, parse_state
 
@@ -89,14 +89,13 @@ class KeyDirectory:
             public=public_text(private),
             created=now.replace(microsecond=0),
         )
-        path = self.path / key.file_name
         if not is_managed_name(key):
             raise KeyDirectoryError(
                 self.path / "…", f"the name {key.name[:80]} is no name for a key", "choose a shorter selector"
             )
-        if path.exists():
-            raise KeyDirectoryError(path, "is there already", "choose another selector")
-        self._put(path, to_pem(private))
+        if self.has_file(key):
+            raise KeyDirectoryError(self.path_of(key), "is there already", "choose another selector")
+        self._put(self.path_of(key), to_pem(private))
         return key
 
     def path_of(self, key: ManagedKey) -> Path:
@@ -105,7 +104,7 @@ class KeyDirectory:
 
     def has_file(self, key: ManagedKey) -> bool:
         """Whether that file is there."""
-        return self.path_of(key).exists()
+        return os.path.lexists(self.path_of(key))
 
     def load(self, key: ManagedKey) -> PrivateKey:
         """Its private key.
@@ -127,8 +126,26 @@ class KeyDirectory:
         return private
 
     def delete_file(self, key: ManagedKey) -> None:
-        """Delete its private key, where it is still there."""
-        self.path_of(key).unlink(missing_ok=True)
+        """Delete its private key, where it is still there.
+
+        Raises:
+            KeyDirectoryError: it cannot be deleted.
+        """
+        path = self.path_of(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise KeyDirectoryError(
+                path,
+                f"cannot be deleted: {error.strerror or error}",
+                "delete it by hand: it is no more in use",
+            ) from error
+
+    def selectors(self, domain: str) -> set[str]:
+        """Those that are taken: of the domain's keys, and of key files that the state does not name."""
+        tail = f"{record_name(domain, '')}.pem"
+        files = {path.name.removesuffix(tail) for path in self.path.glob(f"*{tail}")}
+        return files | {key.selector for key in self.read() if key.domain == domain}
 
     def orphans(self) -> tuple[Path, ...]:
         """Key files that the state does not name: of a command that was interrupted, or put there by hand."""
@@ -151,12 +168,16 @@ class KeyDirectory:
                 lock, f"cannot be made: {error.strerror or error}", "run it as the gateway's user"
             ) from error
         with os.fdopen(descriptor, "rb") as file:
-            self._give_to_owner(file.fileno())
             try:
+                self._give_to_owner(descriptor)
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise KeyDirectoryError(
                     lock, "another `gateway keys` is at work here", "run it again when that one is done"
+                ) from error
+            except OSError as error:
+                raise KeyDirectoryError(
+                    lock, f"cannot be locked: {error.strerror or error}", "keep the keys on a local disk"
                 ) from error
             yield
 

@@ -1,6 +1,6 @@
 """`gateway keys new`: the first key of a domain, or one of a further algorithm."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -33,25 +33,26 @@ def make_keys(directory: KeyDirectory, order: Order, *, now: datetime) -> tuple[
         KeyDirectoryError: a key of this algorithm is on its way already, or a file cannot be written.
     """
     keys = directory.read()
-    own = [key for key in keys if key.domain == order.domain]
-    for key in own:
-        if key.algorithm in order.algorithms and key.state in {KeyState.MADE, KeyState.PUBLISHED}:
+    for key in keys:
+        waits = key.domain == order.domain and key.state in {KeyState.MADE, KeyState.PUBLISHED}
+        if waits and key.algorithm in order.algorithms:
             raise KeyDirectoryError(
                 directory.path_of(key),
                 f"is an {key.algorithm} key of {key.domain} that is only waiting for its turn",
                 "`gateway keys rotate` takes it on; make no second one",
             )
+    taken = directory.selectors(order.domain)
     made: list[ManagedKey] = []
     for algorithm in order.algorithms:
         key = directory.make_key(
-            order.domain, _selector(order, algorithm, own, now), algorithm, bits=order.bits, now=now
+            order.domain, _selector(order, algorithm, taken, now), algorithm, bits=order.bits, now=now
         )
         made.append(key)
         directory.write((*keys, *made))
     return tuple(made)
 
 
-def _selector(order: Order, algorithm: KeyType, own: Sequence[ManagedKey], now: datetime) -> str:
+def _selector(order: Order, algorithm: KeyType, taken: Collection[str], now: datetime) -> str:
     if order.selector is None:
-        return next_selector(now, algorithm, [key.selector for key in own])
+        return next_selector(now, algorithm, taken)
     return order.selector if len(order.algorithms) == 1 else f"{order.selector}-{algorithm}"

@@ -12,7 +12,7 @@ it may be run as often as one likes, may be interrupted anywhere, and takes each
 No rule acts on a guess: what could not be looked up is waited for. A key that signs is never taken away.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -79,7 +79,7 @@ class Publisher(Protocol):
         ...
 
 
-def next_selector(now: datetime, algorithm: KeyType, taken: Sequence[str]) -> str:
+def next_selector(now: datetime, algorithm: KeyType, taken: Collection[str]) -> str:
     """A selector that tells when its key was made, and that no key has had: `20261124-rsa`, then `20261124b-rsa`."""
     day = f"{now:%Y%m%d}"
     for letter in ("", *"bcdefghijklmnopqrstuvwxyz"):
@@ -167,10 +167,10 @@ class Rotation:
         if not (start or self._is_due(active)):
             return
         under_way = {key.algorithm for key in self._of(domain, *_NEXT)}
-        taken = [key.selector for key in self._of(domain)]
         for old in active:
             if old.algorithm in under_way:
                 continue
+            taken = self._directory.selectors(domain)
             selector = next_selector(self._now, old.algorithm, taken)
             try:
                 key = self._directory.make_key(

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from gateway.auth.dkim.key import KeyType
+from gateway.auth.dkim.key import KeyType, parse_key
 from gateway.auth.dkim.tags import DkimError
 from gateway.keys.model import MAX_NAME_CHARACTERS, STEPS, KeyState, ManagedKey
 from gateway.mail.errors import ParseError
@@ -31,6 +31,8 @@ _HEAD: Final = """\
 _LABELS: Final = re.compile(
     r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?)*"
 )
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+_UTC: Final = "+00:00"
 _TEXTS: Final = ("domain", "selector", "algorithm", "state", "public")
 _TIMES: Final = ("created", *(step.value for step in STEPS))
 
@@ -64,19 +66,11 @@ def _key(entry: Any, number: int) -> ManagedKey:
     place = f"[[key]] number {number}"
     if not isinstance(entry, dict):
         raise StateError(f"{place} is not a table")
-    if unknown := sorted(set(entry) - {*_TEXTS, *_TIMES}):
-        raise StateError(f"{place} has an unknown key: {unknown[0]}")
-    for name in _TEXTS:
-        if not isinstance(entry.get(name), str):
-            raise StateError(f"{place} has no text {name}")
-    for name in _TIMES:
-        if name in entry and not (isinstance(entry[name], datetime) and entry[name].tzinfo is not None):
-            raise StateError(f"{place} has a time {name} that is not like 2026-11-24T06:00:00Z")
-    if "created" not in entry:
-        raise StateError(f"{place} has no time created")
-    if entry["algorithm"] not in frozenset(KeyType):
-        raise StateError(f'{place} has an algorithm that is neither "rsa" nor "ed25519"')
-    times = {name: entry[name].astimezone(UTC) for name in _TIMES if name in entry}
+    _check_types(entry, place)
+    try:
+        times = {name: entry[name].astimezone(UTC) for name in _TIMES if name in entry}
+    except OverflowError as error:
+        raise StateError(f"{place} has a time that is in no calendar") from error
     key = ManagedKey(
         domain=entry["domain"],
         selector=entry["selector"],
@@ -88,6 +82,24 @@ def _key(entry: Any, number: int) -> ManagedKey:
     return key
 
 
+def _check_types(entry: dict[str, Any], place: str) -> None:
+    """Whether everything is there, and is text or a time as it should be."""
+    if unknown := sorted(set(entry) - {*_TEXTS, *_TIMES}):
+        raise StateError(f"{place} has an unknown key: {unknown[0][:40]!r}")
+    for name in _TEXTS:
+        if not isinstance(entry.get(name), str):
+            raise StateError(f"{place} has no text {name}")
+    for name in _TIMES:
+        if name in entry and not (isinstance(entry[name], datetime) and entry[name].tzinfo is not None):
+            raise StateError(f"{place} has a time {name} that is not like 2026-11-24T06:00:00Z")
+    if "created" not in entry:
+        raise StateError(f"{place} has no time created")
+    if entry["algorithm"] not in frozenset(KeyType):
+        raise StateError(f'{place} has an algorithm that is neither "rsa" nor "ed25519"')
+    if not _BASE64.fullmatch(entry["public"]):
+        raise StateError(f"{place} has a public key that is not base64")
+
+
 def _check(key: ManagedKey, state: str, place: str) -> None:
     """What the single values do not show: names that can be, steps in order, a state that the times bear out."""
     if not is_managed_name(key):  # the file's name is made of it
@@ -97,13 +109,11 @@ def _check(key: ManagedKey, state: str, place: str) -> None:
     if times[: len(taken)] != taken or sorted(taken) != taken:
         raise StateError(f"{place} has a step before an earlier one")
     if state != key.state:
-        raise StateError(f'{place} says state = "{state[:20]}", but its times say "{key.state}"')
+        raise StateError(f"{place} says state = {state[:20]!r}, but its times say {str(key.state)!r}")
     try:
-        fits = key.key_record.bits > 0
+        parse_key(key.record)
     except DkimError as error:
         raise StateError(f"{place} has a public key that cannot be: {error}") from error
-    if not fits:
-        raise StateError(f"{place} has no public key")
 
 
 def is_managed_name(key: ManagedKey) -> bool:
@@ -123,8 +133,8 @@ def _lines(key: ManagedKey) -> Iterator[str]:
     yield f'selector = "{key.selector}"'
     yield f'algorithm = "{key.algorithm}"'
     yield f'state = "{key.state}"'
-    yield f"created = {key.created:%Y-%m-%dT%H:%M:%SZ}"
+    yield f"created = {key.created.isoformat().removesuffix(_UTC)}Z"
     for step in STEPS:
         if time := key.time_of(step):
-            yield f"{step} = {time:%Y-%m-%dT%H:%M:%SZ}"
+            yield f"{step} = {time.isoformat().removesuffix(_UTC)}Z"
     yield f'public = "{key.public}"'

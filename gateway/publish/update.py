@@ -76,13 +76,14 @@ class Change:
         zone: the zone that holds the name.
         before: what stands there.
         after: what would.
+        standing: `before` as the server has it, for the prerequisite; None: nothing.
     """
 
     wish: Wish
     zone: dns.name.Name
     before: tuple[Record, ...]
     after: tuple[Record, ...]
-    _standing: dns.rdataset.Rdataset | None
+    standing: dns.rdataset.Rdataset | None
 
     @property
     def is_none(self) -> bool:
@@ -146,11 +147,26 @@ class Primary:
     async def _plan(self, wish: Wish) -> Change:
         name = dns.name.from_text(f"{wish.name}.")
         zone = await self._zone_of(name)
-        standing = await self._standing(name, wish)
-        before = tuple(_ours(rdata) for rdata in standing) if standing else ()
-        return Change(
-            wish=wish, zone=zone, before=before, after=_wanted_after(wish, before), _standing=standing
-        )
+        change = _change(wish, zone, await self._standing(name, wish))
+        if change.before and not change.is_none and await self._is_synthesized(name, change):
+            return _change(wish, zone, None)
+        return change
+
+    async def _is_synthesized(self, name: dns.name.Name, change: Change) -> bool:
+        """Whether a wildcard answered for the name, at which nothing stands: updates see no wildcards (RFC 2136 §3.2).
+
+        An update that has nothing but a prerequisite changes nothing, and tells.
+        """
+        probe = dns.update.UpdateMessage(change.zone)
+        probe.absent(name, dns.rdatatype.from_text(change.wish.record_type))
+        reply = await self._exchange(probe)
+        match reply.rcode():
+            case dns.rcode.NOERROR:
+                return True
+            case dns.rcode.YXRRSET:
+                return False
+            case refusal:
+                raise PublishError(self._refusal(refusal, name))
 
     async def _zone_of(self, name: dns.name.Name) -> dns.name.Name:
         """The zone that holds the name: the one whose SOA the server shows with its answer (RFC 2308 §3)."""
@@ -194,15 +210,16 @@ class Primary:
         for change in changes:
             name = dns.name.from_text(f"{change.wish.name}.")
             rdtype = dns.rdatatype.from_text(change.wish.record_type)
-            if change._standing is None:  # noqa: SLF001 - this module's own
+            if change.standing is None:
                 update.absent(name, rdtype)
             else:
-                update.present(name, *change._standing)  # noqa: SLF001 - likewise
-            kept = [rdata for rdata in change._standing or () if _ours(rdata) in change.after]  # noqa: SLF001 - likewise
-            new = [_theirs(record) for record in change.after if record not in change.before]
-            update.delete(name, rdtype)
-            for rdata in (*kept, *new):
-                update.add(name, self._ttl, rdata)
+                update.present(name, *change.standing)
+            for rdata in change.standing or ():
+                if _ours(rdata) not in change.after:
+                    update.delete(name, rdata)
+            for record in change.after:
+                if record not in change.before:
+                    update.add(name, self._ttl, _theirs(record))
         reply = await self._exchange(update)
         if reply.rcode() != dns.rcode.NOERROR:
             raise PublishError(self._refusal(reply.rcode(), zone))
@@ -254,6 +271,11 @@ class Primary:
             case _:
                 says = f"answers {dns.rcode.to_text(rcode)}; look at its log"
         return f"{self._where}: {name}: {says}"
+
+
+def _change(wish: Wish, zone: dns.name.Name, standing: dns.rdataset.Rdataset | None) -> Change:
+    before = tuple(_ours(rdata) for rdata in standing or ())
+    return Change(wish=wish, zone=zone, before=before, after=_wanted_after(wish, before), standing=standing)
 
 
 def _wanted_after(wish: Wish, before: tuple[Record, ...]) -> tuple[Record, ...]:

@@ -21,6 +21,7 @@ from gateway.cli.app import KeyChoice
 from gateway.cli.dns import DnsRequest, run_dns
 from gateway.cli.errors import UsageFault
 from gateway.cli.keys import NewKeys, RotateKeys, run_keys_new, run_keys_rotate
+from gateway.dns.resolver import RecordType
 from gateway.keys.directory import KeyDirectory
 from gateway.keys.errors import PublishError
 from gateway.keys.model import KeyState, ManagedKey
@@ -29,6 +30,8 @@ from gateway.keys.signing import signing_entries
 from gateway.mail.author import find_author
 from gateway.mail.edits import Edits
 from gateway.mail.message import Message
+from gateway.ops.config import DnsUpdateSettings, HostPort
+from gateway.publish.update import Mode, Primary, Wish
 from tests.live.dns_bed import TSIG_NAME, TSIG_SECRET, DnsBed
 from tests.live.postfix import wait_until
 
@@ -166,6 +169,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DnsBed]:
         "other.test": '@ TXT "v=spf1 -all"\n_dmarc TXT "v=DMARC1; p=reject"\n_smtp._tls TXT "v=TLSRPTv1; rua=mailto:x@other.test"\n'
         "@ MX 5 mail\nalias._domainkey CNAME elsewhere.test.",
         "hand.test": "@ MX 10 mx",
+        "wild.test": '@ MX 10 mx\n* TXT "v=spf1 -all"',
     }
     with DnsBed.running(tmp_path_factory.mktemp("dns"), zones, signed=[DOMAIN]) as running:
         yield running
@@ -305,6 +309,54 @@ def test_another_key_under_the_same_name_is_not_overwritten_by_a_rotation(
     assert site.texts("20261129-rsa._domainkey.signed.test") == [
         key.record.decode() for key in site.keys(KeyState.ACTIVE)
     ]
+
+
+def test_a_wildcard_is_not_taken_for_a_record(tmp_path: Path, bed: DnsBed) -> None:
+    site = Site(tmp_path, bed, domain="wild.test")
+    assert site.texts("_mta-sts.wild.test") == ["v=spf1 -all"]
+    assert site.run(publish=True, everything=True) == 0
+    assert len(site.texts("_mta-sts.wild.test")) == len(site.texts("_smtp._tls.wild.test")) == 1
+    assert site.texts("_mta-sts.wild.test")[0].startswith("v=STSv1; ")
+    assert site.texts("_dmarc.wild.test")[0].startswith("v=DMARC1; ")
+    assert site.texts("elsewhere.wild.test") == ["v=spf1 -all"]
+
+
+async def test_what_somebody_else_changes_meanwhile_is_not_overwritten(tmp_path: Path, bed: DnsBed) -> None:
+    settings = DnsUpdateSettings(
+        server=HostPort("127.0.0.1", bed.authority_port),
+        tsig_name=TSIG_NAME,
+        tsig_secret_file=tmp_path,
+        ttl_s=1,
+    )
+    ours, theirs = Primary(settings, TSIG_SECRET), Primary(settings, TSIG_SECRET)
+
+    def wish(text: bytes) -> Wish:
+        return Wish(
+            name="race.signed.test",
+            record_type=RecordType.TXT,
+            records=(text,),
+            mode=Mode.REPLACE,
+            is_of_kind=lambda record: record != b"kept",
+        )
+
+    async def put(primary: Primary, text: bytes) -> None:
+        await primary.write(await primary.plan([wish(text)]))
+
+    begun = await ours.plan([wish(b"ours")])
+    await put(theirs, b"theirs")
+    with said("somebody else changed it in this moment"):
+        await ours.write(begun)
+    begun = await ours.plan([wish(b"ours")])
+    assert [line for change in begun for line in change.lines()] == [
+        '- race.signed.test. TXT "theirs"',
+        '+ race.signed.test. TXT "ours"',
+    ]
+    await put(theirs, b"kept")
+    with said("somebody else changed it in this moment"):
+        await ours.write(begun)
+    await put(ours, b"ours")
+    (change,) = await ours.plan([wish(b"ours")])
+    assert set(change.before) == {b"ours", b"kept"}
 
 
 @contextmanager

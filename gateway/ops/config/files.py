@@ -278,6 +278,16 @@ def check_keys(keys: KeysSettings) -> Iterator[FileFault]:
             yield FileFault(
                 section="keys", key="directory", what=error.what, remedy=error.remedy, file=str(error.path)
             )
+    with suppress(KeyTableError, KeyDirectoryError):  # said above
+        for doubt in load_key_table(signing_entries(directory)).warnings:
+            yield FileFault(
+                section="keys",
+                key="directory",
+                what=doubt.what,
+                remedy=doubt.remedy,
+                is_warning=True,
+                file=str(doubt.entry.key_path),
+            )
     if not active:
         yield FileFault(
             section="keys",
