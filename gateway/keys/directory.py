@@ -113,6 +113,9 @@ class KeyDirectory:
             KeyDirectoryError: the file cannot be used, or is another key's.
         """
         path = self.path_of(key)
+        new = f"begin with a new key: `gateway keys rotate {key.domain} --now`"
+        if not self.has_file(key):
+            raise KeyDirectoryError(path, "is missing", f"restore it from a backup, or {new}")
         try:
             private = load_private_key(path)
         except KeyFileError as error:
@@ -121,7 +124,7 @@ class KeyDirectory:
             raise KeyDirectoryError(
                 path,
                 f"is not the key that {STATE_FILE} has under this name",
-                "restore both from the same backup, or make a new key",
+                f"restore both from the same backup, or {new}",
             )
         return private
 

@@ -129,7 +129,7 @@ def test_a_key_file_that_is_another_ones_is_refused(directory: KeyDirectory) -> 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "there is no such file"),
+        (None, "is missing; restore it from a backup, or begin with a new key"),
         (b"", "no readable private key"),
         (b"\xff" * 100, "no readable private key"),
     ],

@@ -94,7 +94,7 @@ def key_path(location: Location) -> str:
 
 def shown(key: str, value: object) -> str:
     """A value as the operator would write it, fit to be printed."""
-    if _SECRET_KEY.search(key):
+    if _SECRET_KEY.search(key) and not key.endswith("_file"):
         return '"***"'
     match value:
         case bool():
