@@ -19,7 +19,7 @@ done
 [ -n "$python" ] || { say "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 1; }
 
 # command:package, and files for what has no command
-wanted="postfix:postfix smtp-sink:postfix knotd:knot keymgr:knot unbound:unbound swaks:swaks
+wanted="postfix:postfix smtp-sink:postfix knotd:knot keymgr:knot unbound:unbound swaks:swaks dovecot:dovecot-core
 opendkim:opendkim opendkim-testmsg:opendkim-tools promtool:prometheus cc:gcc"
 missing=""
 PATH="$PATH:/usr/sbin:/sbin"
@@ -29,6 +29,7 @@ done
 # Debian keeps PostgreSQL's server out of PATH
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -e /usr/include/libmilter/mfapi.h ] || missing="$missing libmilter-dev"
+perl -MNet::SSLeay -e 1 2>/dev/null || missing="$missing libnet-ssleay-perl"  # swaks' TLS
 "$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 "$python" -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
     missing="$missing python3-dev"
