@@ -2,8 +2,9 @@
 
 import asyncio
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -303,3 +304,25 @@ async def test_the_operators_word_for_a_host_in_brackets() -> None:
         )
         assert await client.ask("[mail.example.org]") == "OK encrypt"
         assert bed.decider.asked == []
+
+
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        test_many_questions_on_one_connection,
+        test_cut_anywhere,
+        test_answers_keep_the_order_of_the_questions,
+        test_one_look_up_for_all_who_ask,
+        test_an_answer_that_takes_too_long_is_temp_and_its_look_up_goes_on,
+        test_a_crowd_finds_the_door_closed,
+        test_a_flood_of_questions_waits_its_turn,
+        test_draining_answers_what_has_come_and_takes_nothing_new,
+        test_the_deadline_ends_the_draining,
+        test_retiring_serves_those_who_are_there,
+    ],
+    ids=lambda conversation: conversation.__name__,
+)
+def test_likewise_on_the_loop_of_gateway_serve(conversation: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """uvloop's transports differ from asyncio's in small things."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(conversation())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from gateway.listeners.tlsrpt import AT_ONCE, ReportSocket, TlsReportListener
@@ -135,3 +136,18 @@ async def test_a_successor_takes_the_path_over_and_nothing_is_lost(bed: Bed) -> 
     assert [one.policy_type for one in successor.taken.sessions] == ["tlsa"]
     assert successor.path.is_socket()
     successor.end()
+
+
+def test_on_the_loop_of_gateway_serve(directory: Path) -> None:
+    """uvloop takes a socket like this by `add_reader` alone."""
+
+    async def report() -> None:
+        bed = Bed(directory / "tlsrpt.sock")
+        await bed.listener.start()
+        for data in mixed():
+            await bed.send_patiently(data)
+        await until(lambda: len(bed.taken.outcomes) == len(mixed()))
+        bed.end()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(report())
