@@ -348,7 +348,12 @@ def tls_policy_doors(parts: Parts, section: TlsPolicySettings, decider: Decider)
 
 
 def _socketmap_door(parts: Parts, options: SocketmapOptions, decider: Decider) -> Door:
-    listener = SocketmapListener(options, decider=decider, observer=parts.health)
+    listener = SocketmapListener(
+        options,
+        decider=decider,
+        observer=parts.health,
+        record=(lambda _session: None) if parts.store is None else parts.store.record,
+    )
 
     async def close() -> None:
         listener.close()

@@ -7,9 +7,10 @@ look-up for all who ask, which goes on when the first of them has stopped waitin
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, cast
@@ -26,13 +27,14 @@ from gateway.postfix.answer import (
     answer_at_once,
     answer_for_host,
     problems,
+    refused_sessions,
     temporary,
     view,
 )
 from gateway.postfix.netstring import Decoder, encode
 from gateway.postfix.question import MAX_QUESTION_BYTES, Kind, Question, parse_question
 from gateway.tlspolicy.decide import override_for
-from gateway.tlspolicy.model import Decision
+from gateway.tlspolicy.model import Decision, TlsSession
 
 IDLE_S: Final = 100.0
 """Postfix ends a connection that it has not used for 10 s, and after 100 s in any case."""
@@ -104,12 +106,22 @@ class SocketmapListener:
         options: see there.
         decider: who decides.
         observer: who counts.
+        record: takes what Postfix cannot report, for it is not let so far (RFC 8460): a host that the policy forbids. May
+            neither block nor raise.
     """
 
-    def __init__(self, options: SocketmapOptions, *, decider: Decides, observer: SocketmapObserver) -> None:
+    def __init__(
+        self,
+        options: SocketmapOptions,
+        *,
+        decider: Decides,
+        observer: SocketmapObserver,
+        record: Callable[[TlsSession], None] = lambda _session: None,
+    ) -> None:
         self._options: Final = options
         self._decider = decider
         self._observer = observer
+        self._record = record
         self._server: asyncio.Server | None = None
         self._path: SocketPath | None = None
         self._connections: set[_Connection] = set()
@@ -275,6 +287,11 @@ class SocketmapListener:
         found = said.answers.get(key)
         if found is None:
             found = said.answers[key] = answer(question, decision, tlsrpt=self._options.tlsrpt)
+            if (
+                found.outcome is Outcome.TEMP and len(said.answers) == 1
+            ):  # once a decision: at most every few seconds
+                for session in refused_sessions(decision, datetime.now(UTC)):
+                    self._record(session)
         _log.debug(
             "tls-policy.answered",
             domain=question.name,

@@ -7,11 +7,12 @@ from strangers: each is looked at once more before it enters an answer. What can
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Final, assert_never
 
 from gateway.postfix.question import Kind, Question
-from gateway.tlspolicy.model import Decision, NoRoute, PolicyType, Route, TlsLevel, TlsProblem
+from gateway.tlspolicy.model import Decision, NoRoute, PolicyType, Route, TlsLevel, TlsProblem, TlsSession
 
 MAX_ANSWER_BYTES: Final = 90_000  # Postfix reads 100,000
 MAX_NAMES: Final = 100
@@ -168,6 +169,25 @@ def _tlsrpt(decision: Decision) -> Iterator[str]:
 
 def _each(form: str, values: Iterable[str]) -> Iterator[str]:
     return (form.format(value) for value in values)
+
+
+def refused_sessions(decision: Decision, at: datetime) -> Iterator[TlsSession]:
+    """What a TLS report says of a domain to which nothing may be delivered: one failed session for each of its hosts."""
+    for host in decision.hosts:
+        if host.failure is not None and host.is_enforced:
+            is_sts = host.policy_type is PolicyType.STS
+            yield TlsSession(
+                at=at,
+                policy_domain=decision.domain,
+                policy_type=host.policy_type,
+                tlsa_domain=None if is_sts else host.server_name,
+                policy_string=decision.sts.lines if is_sts else (),
+                mx_host=decision.sts.mx if is_sts else (),
+                failure=host.failure,
+                receiving_mx_hostname=host.host.name,
+                reason=host.problem,
+                delivery="postfix",
+            )
 
 
 def view(decision: Decision) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.listeners.socketmap import SocketmapListener, SocketmapOptions
 from gateway.postfix.netstring import Decoder, encode
-from gateway.tlspolicy.model import Decision, TlsLevel
+from gateway.tlspolicy.model import Decision, TlsLevel, TlsSession
 from tests.postfix.decisions import decided
 
 PATIENCE_S = 10.0
@@ -45,6 +45,7 @@ class FakeDecider:
 class Counts:
     def __init__(self) -> None:
         self.answers: list[tuple[str, str]] = []
+        self.sessions: list[TlsSession] = []
 
     def tls_policy_answered(self, level: str, outcome: str) -> None:
         self.answers.append((level, outcome))
@@ -111,7 +112,9 @@ class Bed:
 async def open_bed(*known: Decision, **options: Any) -> AsyncIterator[Bed]:
     decider, counts = FakeDecider(*known), Counts()
     given = {"listen": ("127.0.0.1", 0), "overrides": {}} | options
-    listener = SocketmapListener(SocketmapOptions(**given), decider=decider, observer=counts)
+    listener = SocketmapListener(
+        SocketmapOptions(**given), decider=decider, observer=counts, record=counts.sessions.append
+    )
     await listener.start()
     bed = Bed(listener, decider, counts)
     try:

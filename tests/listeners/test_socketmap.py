@@ -3,6 +3,7 @@
 import asyncio
 import stat
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from structlog.testing import capture_logs
 import gateway.listeners.socketmap as module
 from gateway.listeners.socketmap import MAX_PENDING
 from gateway.postfix.netstring import encode
-from gateway.tlspolicy.model import TlsLevel, TlsProblem
+from gateway.tlspolicy.model import FailureType, PolicyType, TlsLevel, TlsProblem
 from tests.listeners.socketmap import Client, open_bed, until
 from tests.live.postfix import open_directory
-from tests.postfix.decisions import decided, no_route
+from tests.postfix.decisions import decided, enforced, host, no_route
 
 MAY = decided(TlsLevel.MAY)
 ENCRYPT = decided(TlsLevel.ENCRYPT, domain="encrypt.example")
@@ -304,6 +305,28 @@ async def test_the_operators_word_for_a_host_in_brackets() -> None:
         )
         assert await client.ask("[mail.example.org]") == "OK encrypt"
         assert bed.decider.asked == []
+
+
+async def test_a_refusal_is_a_failed_session_for_the_report_once_a_decision() -> None:
+    not_listed = replace(
+        host("mx.evil.example", problem=TlsProblem.STS_MX_NOT_LISTED),
+        policy_type=PolicyType.STS,
+        failure=FailureType.VALIDATION_FAILURE,
+    )
+    refused = decided(TlsLevel.REFUSE, not_listed, sts=enforced("mx.example.com"))
+    async with open_bed(refused, ENCRYPT) as bed:
+        client = await bed.connect()
+        for _ in range(3):
+            assert await client.ask("example.com") == "TEMP example.com: mta-sts.mx-not-listed"
+        await client.ask("encrypt.example")
+        (session,) = bed.counts.sessions
+    assert (session.policy_domain, session.failure, session.reason) == (
+        "example.com",
+        "validation-failure",
+        "mta-sts.mx-not-listed",
+    )
+    assert session.receiving_mx_hostname == "mx.evil.example"
+    assert session.mx_host == ("mx.example.com",)
 
 
 @pytest.mark.parametrize(
