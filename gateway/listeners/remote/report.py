@@ -5,6 +5,7 @@ from typing import Final
 
 from gateway.listeners.remote.session import SessionFacts
 from gateway.smtp.client import DownstreamFailure
+from gateway.tlspolicy.decide import STS_FAILURES
 from gateway.tlspolicy.model import Decision, FailureType, HostPolicy, PolicyType, TlsProblem, TlsSession
 
 # RFC 8460 §4.3.1, §4.3.2: what is not here is a failure of the session as a whole.
@@ -15,6 +16,7 @@ _FAILURES: Final = {
     TlsProblem.CERTIFICATE_EXPIRED: FailureType.CERTIFICATE_EXPIRED,
     TlsProblem.CERTIFICATE_UNTRUSTED: FailureType.CERTIFICATE_NOT_TRUSTED,
     TlsProblem.CERTIFICATE_TLSA: FailureType.TLSA_INVALID,
+    **STS_FAILURES,
 }
 
 
@@ -23,25 +25,29 @@ def describe_session(decision: Decision, facts: SessionFacts, *, at: datetime) -
     policy = facts.policy
     if facts.failure not in {None, DownstreamFailure.TLS}:
         return None
+    policy_type, problem = policy.policy_type, facts.problem
+    if policy_type is PolicyType.NONE and decision.sts.mode is None and decision.sts.problem in STS_FAILURES:
+        # RFC 8460 §4.3.2.2: the domain has a policy, and it could not be had.
+        policy_type, problem = PolicyType.STS, decision.sts.problem
     return TlsSession(
         at=at,
         policy_domain=decision.domain,
-        policy_type=policy.policy_type,
+        policy_type=policy_type,
         policy_string=_policy_string(decision, policy),
         mx_host=decision.sts.mx if policy.policy_type is PolicyType.STS else (),
-        failure=_failure(facts),
+        failure=_failure(policy, problem),
         sending_mta_ip=str(facts.source) if facts.source else None,
         receiving_mx_hostname=policy.host.name,
         receiving_mx_helo=facts.helo,
         receiving_ip=str(facts.address) if facts.address else None,
-        reason=facts.problem,
+        reason=problem,
     )
 
 
-def _failure(facts: SessionFacts) -> FailureType | None:
-    if facts.problem is None or facts.problem is facts.policy.problem:
-        return facts.policy.failure
-    return _FAILURES.get(facts.problem, FailureType.VALIDATION_FAILURE)
+def _failure(policy: HostPolicy, problem: TlsProblem | None) -> FailureType | None:
+    if problem is None or problem is policy.problem:
+        return policy.failure
+    return _FAILURES.get(problem, FailureType.VALIDATION_FAILURE)
 
 
 def _policy_string(decision: Decision, policy: HostPolicy) -> tuple[str, ...]:
