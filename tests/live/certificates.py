@@ -20,6 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+NAME_OF_ANOTHER: Final = "mx.somewhere.else.test"
+"""What the wrong certificate is for."""
+
 _DAY: Final = timedelta(days=1)
 _MATCHING: Final[tuple[Callable[[bytes], bytes], ...]] = (  # RFC 6698 §2.1.3
     lambda data: data,
@@ -59,7 +62,7 @@ class Authority:
         now = datetime.now(UTC)
         leaves = {
             Certificate.GOOD: authority.issue_cert(*names),
-            Certificate.WRONG_NAME: authority.issue_cert("somewhere.else.test"),
+            Certificate.WRONG_NAME: authority.issue_cert(NAME_OF_ANOTHER),
             Certificate.EXPIRED: authority.issue_cert(
                 *names, not_before=now - 30 * _DAY, not_after=now - _DAY
             ),

@@ -9,6 +9,7 @@ address for each certificate; what it takes lies in its Maildirs. Whoever sends 
 (`gateway_in`) or a real Postfix with the gateway's socketmap (`postfix_in`).
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.live.certificates import Authority, Certificate
 from tests.live.dns_bed import DnsBed
@@ -40,9 +41,12 @@ class Server(StrEnum):
     INJECTING = "injecting"  # a reply in clear text behind the one to STARTTLS
     NOBODY = "nobody"  # nothing listens
     POLICY_HOST = "policy_host"
+    SENDER = "sender"  # whoever asks: a loop
 
     @property
     def address(self) -> str:
+        if self is Server.SENDER:
+            return "127.0.0.1"
         return f"127.0.1.{list(Server).index(self) + 1}"
 
 
@@ -177,23 +181,61 @@ def _remote_services(network: Network, authority: Authority, greylist_port: int)
     return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Gateway:
-    """A gateway process that sends into an internet.
+    """A gateway process that sends into an internet: the relay and the socketmap are open.
 
     Attributes:
+        directory: its config, store and log.
         relay_port: of [outbound].
         tls_policy_port: of [tls_policy].
-        directory: its config, store and log.
     """
 
+    network: Network
     directory: Path
     relay_port: int
     tls_policy_port: int
-    process: subprocess.Popen[bytes]
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Run it (again, after `stop`: with the store as it was) and wait until its doors are open."""
+        command = [sys.executable, "-m", "gateway", "serve", "--config", str(self.directory / "gateway.toml")]
+        with (self.directory / "log").open("wb") as log:
+            process = self.network.within(
+                lambda: subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
+            )
+        self._process = process
+
+        def is_open() -> bool:
+            assert process.poll() is None, self.log()
+            return "listener.ready" in self.log()
+
+        try:
+            wait_until(is_open, "the gateway", timeout_s=20, explain=self.log)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End it as an operator does, so that what it knows is stored."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"the gateway did not end:\n{self.log()}") from None
 
     def log(self) -> str:
         return (self.directory / "log").read_text()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """What it has logged under this name since it was started."""
+        lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("event") == name]
 
 
 _GATEWAY_CONFIG: Final = """\
@@ -206,6 +248,8 @@ listen = ["127.0.0.1:{relay_port}"]
 clients = ["127.0.0.1"]
 remote_port = {smtp_port}
 connect_timeout_s = 2
+idle_connection_s = 0.1
+own_addresses = ["127.0.0.1"]
 max_sessions_per_client = 500
 [outbound_tls]
 ca_file = "{ca_file}"
@@ -223,44 +267,32 @@ FETCH_TIMEOUT_S: Final = 2.0
 
 @contextmanager
 def gateway_in(world: Internet, directory: Path) -> Iterator[Gateway]:
-    """A gateway with the relay and the socketmap open; the same directory again is the same store."""
+    """A running gateway, with its files in a directory of its own."""
     network = world.network
-    relay_port, tls_policy_port = network.free_port(), network.free_port()
-    directory.mkdir(exist_ok=True)
-    config = directory / "gateway.toml"
-    config.write_text(
+    gateway = Gateway(
+        network=network,
+        directory=directory,
+        relay_port=network.free_port(),
+        tls_policy_port=network.free_port(),
+    )
+    directory.mkdir()
+    (directory / "gateway.toml").write_text(
         _GATEWAY_CONFIG.format(
             dns_port=network.dns_port,
             smtp_port=network.smtp_port,
             https_port=network.https_port,
-            relay_port=relay_port,
-            tls_policy_port=tls_policy_port,
+            relay_port=gateway.relay_port,
+            tls_policy_port=gateway.tls_policy_port,
             ca_file=world.authority.ca_file,
             fetch_timeout_s=FETCH_TIMEOUT_S,
             directory=directory,
         )
     )
-    with (directory / "log").open("wb") as log:
-        command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
-        process = network.within(lambda: subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL))
-    gateway = Gateway(
-        directory=directory, relay_port=relay_port, tls_policy_port=tls_policy_port, process=process
-    )
-
-    def is_open() -> bool:
-        assert process.poll() is None, gateway.log()
-        return "listener.ready" in gateway.log()
-
+    gateway.start()
     try:
-        wait_until(is_open, "the gateway", timeout_s=20, explain=gateway.log)
         yield gateway
     finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        gateway.stop()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ All of them run in one event loop in a thread of its own, so that a test may be 
 """
 
 import asyncio
+import re
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -39,8 +40,8 @@ class Crew:
         async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
                 await talk(reader, writer)
-            except (OSError, asyncio.IncompleteReadError, ssl.SSLError):
-                pass
+            except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                pass  # the peer is gone, or the crew is dismissed
             finally:
                 writer.transport.abort() if writer.transport.is_closing() else writer.close()
 
@@ -162,10 +163,12 @@ class InjectingServer:
 
     Attributes:
         commands: what clients said under TLS; nothing, where they saw it.
+        recipients: whose mail it took.
     """
 
     tls: ssl.SSLContext
-    commands: list[bytes] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    recipients: set[str] = field(default_factory=set)
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 injected ESMTP\r\n")
@@ -177,9 +180,16 @@ class InjectingServer:
             return
         writer.write(b"220 2.0.0 go ahead\r\n250 2.0.0 injected\r\n")
         await writer.start_tls(self.tls)
+        recipients: list[str] = []
         while command := await reader.readline():
-            self.commands.append(command)
-            writer.write(b"354 go ahead\r\n" if command.upper().startswith(b"DATA") else b"250 2.0.0 ok\r\n")
+            self.commands.append(command.decode().strip())
+            if to := re.match(rb"RCPT TO:<(.*)>", command, re.IGNORECASE):
+                recipients.append(to[1].decode())
+            if command.upper().startswith(b"DATA"):
+                writer.write(b"354 go ahead\r\n")
+                await reader.readuntil(b"\r\n.\r\n")
+                self.recipients.update(recipients)
+            writer.write(b"250 2.0.0 ok\r\n")
 
 
 @dataclass(slots=True)
