@@ -85,8 +85,9 @@ def test_killed_within_the_content_nothing_is_delivered_and_nothing_was_promised
         process.wait()
         with suppress(smtplib.SMTPServerDisconnected, OSError):
             client.send(b"f\r\n.\r\n")
-        with pytest.raises((smtplib.SMTPServerDisconnected, OSError)):
-            client.getreply()
+        if client.sock is not None:  # else the connection was seen to be gone with the last words
+            with pytest.raises((smtplib.SMTPServerDisconnected, OSError)):
+                client.getreply()
         assert not inbox.messages
         client.close()
 
