@@ -206,7 +206,7 @@ class Runtime:
         validating = await resolver.check_validating()
         notes = {
             Validation.YES: None,
-            Validation.NO: "its answers are believed unproven; turn on DNSSEC validation there",
+            Validation.NO: "its answers are believed unproven, and DANE is off; turn on DNSSEC validation there",
             Validation.UNKNOWN: "no answer; mail will be deferred until there is one",
         }
         log = self._log.info if validating is Validation.YES else self._log.warning
