@@ -331,7 +331,6 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         if not self._listener.opened(self):
             self._transport.abort()
 

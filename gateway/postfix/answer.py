@@ -70,7 +70,7 @@ def answer(question: Question, decision: Decision, *, tlsrpt: bool = False) -> A
         tlsrpt: whether Postfix is told what to report; only 3.10 and newer can read that.
     """
     level = decision.level
-    if level in {TlsLevel.DANE, TlsLevel.DANE_ONLY} and not question.smtp_port:
+    if level in {TlsLevel.DANE, TlsLevel.DANE_ONLY} and decision.override is None and not question.smtp_port:
         # The TLSA records of port 25 say nothing of another port. Postfix looks there itself; MTA-STS holds for any port.
         level = TlsLevel.SECURE if decision.sts.mode == "enforce" else TlsLevel.DANE
     match level:

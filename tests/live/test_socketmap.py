@@ -208,6 +208,21 @@ async def test_a_demand_for_tls_is_not_met_by_a_server_without(pair: Pair) -> No
     assert "invalid attribute" not in pair.sender.log()
 
 
+async def test_dane_without_dnssec_in_postfix_is_may_and_dane_only_is_not(pair: Pair) -> None:
+    """Why docs/outbound-tls-postfix.md insists on smtp_dns_support_level: this Postfix has it off."""
+    async with answering(pair, local(TlsLevel.DANE)) as bed:
+        await pair.send()
+        assert b"hello" in await pair.delivered()
+        await pair.until_logged(r"localhost.*: dane configured with dnssec lookups disabled")
+        bed.decider.known["localhost"] = local(TlsLevel.DANE_ONLY, override="dane-only")
+        await pair.send()
+        await pair.until_logged(r"localhost.*: dane-only configured with dnssec lookups disabled")
+        assert pair.remote.messages("alice") == []
+        bed.decider.known["localhost"] = local(TlsLevel.MAY)
+        await pair.try_again()
+        assert b"hello" in await pair.delivered()
+
+
 async def test_without_the_gateway_mail_waits(pair: Pair) -> None:
     await pair.send()
     await pair.until_logged(rf"socketmap:inet:127\.0\.0\.1:{pair.port}.*(refused|lookup error)")

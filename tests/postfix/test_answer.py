@@ -84,6 +84,10 @@ def test_each_decision_in_postfix_words(decision: Decision, reply: str) -> None:
         # TLSA records of port 25 say nothing of port 587; Postfix looks there itself
         (decided(TlsLevel.DANE_ONLY, DANE), "OK dane"),
         (
+            decided(TlsLevel.DANE_ONLY, DANE, override="dane-only"),
+            "OK dane-only",
+        ),  # the operator's word is kept
+        (
             decided(TlsLevel.DANE_ONLY, DANE, sts=enforced("mx.example.com")),
             "OK secure match=mx.example.com servername=hostname",
         ),
