@@ -73,11 +73,9 @@ class RelayTransfer(Transfer):
 
     def downstream_ready(self) -> None:
         """The connection that the recipient waits for can be used: MAIL, as this server takes it."""
-        transaction, recipient = self._current(), self._recipient
+        transaction = self._current()
         remote = self._backend.capabilities or Capabilities()
-        if recipient is None:
-            raise LocalProtocolError("a route for no recipient")
-        refusal = _refuse_sender(transaction, remote) or _refuse_parameters(recipient, remote)
+        refusal = _refuse_sender(transaction, remote)
         if refusal:
             self._end_route(refusal)
             return

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from gateway.mail.envelope import Envelope, IpAddress, Tls
 from gateway.mail.message import Buffer, Message
@@ -79,6 +79,12 @@ class Pooled:
     connection: FakeConnection
 
 
+class Lost(NamedTuple):
+    """Downstream has closed this connection; the driver has yet to hear of it."""
+
+    held: Pooled
+
+
 @dataclass(slots=True)
 class Bench:
     """One session on the bench.
@@ -129,7 +135,7 @@ class Bench:
     held: Pooled | None = None
     core: ProxySession = field(init=False)
     _servers: list[FakeDownstream] = field(default_factory=list)
-    _effects: deque[Effect] = field(default_factory=deque)
+    _effects: deque[Effect | Lost] = field(default_factory=deque)
     _is_performing: bool = False
 
     def __post_init__(self) -> None:
@@ -177,8 +183,11 @@ class Bench:
             self._one(self._effects.popleft())
         self._is_performing = False
 
-    def _one(self, effect: Effect) -> None:
+    def _one(self, effect: Effect | Lost) -> None:
         match effect:
+            case Lost(held):
+                if self.held is held:
+                    self.lose_downstream()
             case Send(data):
                 assert self.end is None, "nothing is said after Close"
                 self.output += data
@@ -264,8 +273,10 @@ class Bench:
         for at in range(len(words)):
             if self.held is held:
                 self.perform(self.core.downstream_received(words[at : at + 1]))
-        if answer.endswith(CLOSE) and self.held is held:
-            self.lose_downstream()
+        if answer.endswith(CLOSE) and held:
+            # In its turn: what was asked for before may have given the connection back.
+            self._effects.append(Lost(held))
+            self.perform([])
 
     # Host
 

@@ -2,6 +2,7 @@ r"""Wire conversations as files: one danger each (`tests/dialogs/*.smtp`).
 
     # The attack, and what must come of it.
     @ max_message_bytes 100              a setting of the proxy; see `_SETTINGS` and `_BENCH` for what else can be set
+    @ relay                              the outbound relay: `a.example` is at the server below, `b.example` at another
     @ at RCPT 550 5.1.1 No such user     what downstream says instead; `RCPT#2`: the second time only
     @ at CONTENT 421 4.3.2 Bye<close>    likewise, and then it closes; or `<close>` alone, or `<silence>`
     @ submission 5                       a log-in comes first; so many wrong guesses are asked about
@@ -26,6 +27,7 @@ from typing import Final
 from gateway.mail.envelope import Tls
 from gateway.mail.reply import Reply
 from gateway.smtp.guesses import Guesses
+from gateway.smtp.relay_transfer import RelayTransfer, offered
 from gateway.verdict import Disposition, Verdict
 from tests.smtp.bench import ACCEPT, Bench, settings
 from tests.smtp.downstream import FakeDownstream
@@ -118,6 +120,11 @@ def make_bench(dialog: Dialog) -> Bench:
         name, _, value = option.partition(" ")
         if name == "at":
             _misbehave(downstream, value)
+        elif name == "relay":
+            bench["make_transfer"] = RelayTransfer
+            bench["known"] = offered(dsn=True)
+            bench["world"] = {"a.example": [downstream], "b.example": [FakeDownstream()]}
+            changes["trusted_networks"] = (ip_network("192.0.2.0/24"),)
         elif name == "keywords":
             downstream.keywords = tuple(each.strip() for each in value.split(","))
         elif name in _SETTINGS:

@@ -4,7 +4,7 @@ import re
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -349,6 +349,7 @@ ANSWERS = [
 ]
 
 
+@example(at={("DATA", 1): b"421 4.0.0 bye\r\n<close>"}, verdict=ACCEPT, cut=35, is_screening=False)
 @given(
     st.dictionaries(
         st.tuples(st.sampled_from(STEPS), st.integers(1, 2)), st.sampled_from(ANSWERS), max_size=3
