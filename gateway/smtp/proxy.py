@@ -425,7 +425,7 @@ class ProxySession:
             dialog.reply(verb, Reply.of(250, None, self._settings.hostname))
             return
         downstream = self._transfer.capabilities()
-        if downstream is not None:
+        if downstream is not None and not self._lacks_auth(downstream):
             self._answer_ehlo(downstream)
             return
         dialog.wait(Awaiting.CAPABILITIES)
@@ -435,8 +435,7 @@ class ProxySession:
     def _downstream_ready(self) -> None:
         match self._dialog.awaiting:
             case Awaiting.CAPABILITIES:
-                self._answer_ehlo(self._dialog.backend.capabilities or Capabilities())
-                self._dialog.resume()
+                self._answer_with(self._dialog.backend.capabilities or Capabilities())
             case Awaiting.AUTH if self._login:
                 self._login.downstream_ready()
             case Awaiting.MAIL | Awaiting.ROUTE:
@@ -444,11 +443,30 @@ class ProxySession:
             case _:  # nothing waits for it
                 pass
 
+    def _answer_with(self, downstream: Capabilities) -> None:
+        """The connection that EHLO waits for can be used."""
+        if self._lacks_auth(downstream):
+            # Said as what it is: a mail program that is offered no log-in tells its user to change the settings. Nor is
+            # the connection kept: the next one may offer more.
+            detail = "it offers no AUTH that can be relayed: is SASL on for us, without TLS?"
+            self._host.downstream_failed(DownstreamFailure.REFUSED, detail)
+            self._dialog.backend.release(reusable=False)
+            self._dialog.end(SessionEnd.DOWNSTREAM_DOWN, replies.DOWNSTREAM_DOWN)
+            return
+        self._answer_ehlo(downstream)
+        self._dialog.resume()
+
+    def _lacks_auth(self, downstream: Capabilities) -> bool:
+        return self._may_log_in() and not relayed_mechanisms(downstream.auth)
+
+    def _may_log_in(self) -> bool:
+        return self._login is not None and self._dialog.session.tls is not None  # RFC 4954 §4, RFC 8314 §3.3
+
     def _answer_ehlo(self, downstream: Capabilities) -> None:
         dialog = self._dialog
         if downstream.auth:
-            may_log_in = self._login and dialog.session.tls  # RFC 4954 §4, RFC 8314 §3.3
-            downstream = replace(downstream, auth=relayed_mechanisms(downstream.auth) if may_log_in else ())
+            offered = relayed_mechanisms(downstream.auth) if self._may_log_in() else ()
+            downstream = replace(downstream, auth=offered)
         if dialog.session.tls is None and not dialog.session.client_ip.is_loopback:
             # RFC 8689 §2: only within TLS. Deviation: also to a client on this host, whose words touch no wire.
             downstream = replace(downstream, requiretls=False)

@@ -379,6 +379,22 @@ def test_the_client_is_told_to_postfix_or_hidden_from_the_world(
     assert b"laptop.example" not in postfix.wait_for_message("bob")
 
 
+def test_sighup_takes_new_senders_without_losing_a_session(
+    behind: tuple[Path, PostfixBed, DovecotBed, int],
+) -> None:
+    folder, postfix, dovecot, port = behind
+    with serving(folder / "reloaded", postfix, dovecot, port) as world, world.client() as client:
+        log_in(client)
+        assert client.mail("bob@bed.test")[0] == 550
+        config = world.folder / "gateway.toml"
+        config.write_text(config.read_text().replace('"postmaster@bed.test"', '"bob@bed.test"'))
+        world.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: any(event["event"] == "config.reloaded" for event in world.events()), "the reload")
+        assert client.mail("bob@bed.test")[0] == 250
+        client.rset()
+        assert client.mail("postmaster@bed.test")[0] == 550
+
+
 def test_sigterm_in_the_midst_of_a_message(behind: tuple[Path, PostfixBed, DovecotBed, int]) -> None:
     folder, postfix, dovecot, port = behind
     with serving(folder / "stopped", postfix, dovecot, port) as world:

@@ -8,6 +8,7 @@ from gateway.mail.envelope import Listener, Tls
 from gateway.smtp.client import DownstreamFailure
 from gateway.smtp.dialog import Awaiting, LoginOutcome
 from gateway.smtp.effects import SessionEnd
+from gateway.smtp.ehlo import Capabilities
 from gateway.smtp.guesses import Guesses
 from gateway.smtp.login import MAX_TURNS
 from gateway.smtp.state import State
@@ -196,3 +197,17 @@ def test_too_many_wrong_log_ins_of_any_kind_end_the_session() -> None:
         bench.line("AUTH PLAIN !")
     assert bench.end is SessionEnd.TOO_MANY_ERRORS
     assert len(bench.logins) == bench.settings.max_errors
+
+
+def test_what_downstream_did_not_offer_once_is_asked_for_again() -> None:
+    bench = make()
+    bench.known = Capabilities(eight_bit=True)  # as it was when Dovecot was away
+    bench.perform(bench.core.rest())
+    assert b"AUTH PLAIN LOGIN" in bench.line("EHLO client.example")
+    refused = make()
+    refused.downstream.keywords = ("8BITMIME",)
+    again = Bench(settings=refused.settings, downstream=refused.downstream, guesses=refused.guesses, tls=TLS)
+    assert b"\r\n421 4.3.2" in again.line("EHLO client.example")
+    assert again.end is SessionEnd.DOWNSTREAM_DOWN
+    assert again.failures == [DownstreamFailure.REFUSED]
+    assert again.idle == [], "its connection is not kept"
