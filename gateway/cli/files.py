@@ -3,10 +3,14 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from gateway.cli.show import terminal
 from gateway.ops.config.load import load_config
 from gateway.policy import SHIPPED, RuleError, load_rules
+
+_DOORS: Final = ("inbound", "submission", "outbound", "milter", "tls_policy", "mta_sts", "http")
+"""Sections with a `listen` of their own."""
 
 
 def run_config_check(path: Path) -> int:
@@ -19,7 +23,7 @@ def run_config_check(path: Path) -> int:
     for warning in loaded.warnings:
         terminal(to_stderr=True).print(f"warning: {warning}", style="yellow")
     settings = loaded.settings
-    doors = [name for name in ("inbound", "milter", "http") if getattr(settings, name) is not None]
+    doors = [name for name in _DOORS if getattr(getattr(settings, name), "listen", None)]
     terminal().print(f"{path}: good; listeners: {', '.join(doors)}; rules: {settings.policy.rules}")
     return 0
 

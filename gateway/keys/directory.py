@@ -91,7 +91,7 @@ class KeyDirectory:
         )
         if not is_managed_name(key):
             raise KeyDirectoryError(
-                self.path / "…", f"the name {key.name[:80]} is no name for a key", "choose a shorter selector"
+                self.path, f"{key.name[:80]} is no name for a key", "choose a shorter selector"
             )
         if self.has_file(key):
             raise KeyDirectoryError(self.path_of(key), "is there already", "choose another selector")

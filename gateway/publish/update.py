@@ -232,7 +232,22 @@ class Primary:
             )
 
     async def _exchange(self, message: dns.message.Message) -> dns.message.Message:
+        """Send a signed message; the answer is signed, or says no.
+
+        Raises:
+            PublishError: there is none that can be believed.
+        """
         message.use_tsig(self._key)
+        reply = await self._send(message)
+        if (
+            not reply.had_tsig and reply.rcode() == dns.rcode.NOERROR
+        ):  # RFC 8945 §5.3: all but refusals must be
+            raise PublishError(
+                f"{self._where} gave an answer that is not signed: it knows no TSIG, or somebody stands in between"
+            )
+        return reply
+
+    async def _send(self, message: dns.message.Message) -> dns.message.Message:
         try:
             return await dns.asyncquery.tcp(message, self._host, timeout=TIMEOUT_S, port=self._port)
         except dns.tsig.PeerBadKey as error:  # knot says it of a key that it knows but does not let do this

@@ -3,11 +3,15 @@
 import json
 import re
 import signal
+import socket
+import ssl
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 from typer.testing import CliRunner, Result
 
 from gateway.cli.app import app
@@ -110,8 +114,6 @@ def test_a_running_gateway_takes_up_a_rotation_and_keeps_its_keys_when_one_goes_
 
 
 def test_the_policy_is_served_to_a_web_server_in_front(site: Site, served: Served) -> None:
-    import urllib.request  # noqa: PLC0415 - only here
-
     request = urllib.request.Request(
         f"http://127.0.0.1:{site.http_port}/.well-known/mta-sts.txt",
         headers={"Host": "mta-sts.example.net"},
@@ -119,6 +121,61 @@ def test_the_policy_is_served_to_a_web_server_in_front(site: Site, served: Serve
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert answer.read().startswith(b"version: STSv1\r\nmode: enforce\r\n")
     assert served.stop() == 0
+
+
+def policy_over_https(port: int, authority: trustme.CA, name: str) -> bytes:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    request = f"GET /.well-known/mta-sts.txt HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode()
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as plain,
+        context.wrap_socket(plain, server_hostname=name) as secured,
+    ):
+        secured.sendall(request)
+        return secured.makefile("rb").read()
+
+
+def test_the_policy_is_served_over_https_with_a_certificate_that_can_be_renewed(tmp_path: Path) -> None:
+    authority, port = trustme.CA(), free_port()
+    name = "mta-sts.example.net"
+
+    def renew(*names: str) -> None:
+        pair = authority.issue_cert(*names)
+        (tmp_path / "cert.pem").write_bytes(b"".join(pem.bytes() for pem in pair.cert_chain_pems))
+        (tmp_path / "key.pem").write_bytes(pair.private_key_pem.bytes())
+        (tmp_path / "key.pem").chmod(0o600)
+
+    renew("old.example.net")
+    config = tmp_path / "gateway.toml"
+    smtp_port, http_port = free_port(), free_port()
+    config.write_text(
+        CONFIG.format(smtp=smtp_port, http=http_port).replace("zone.txt", "/dev/null")
+        + f'listen = ["127.0.0.1:{port}"]\ntls_certificate = "cert.pem"\ntls_key = "key.pem"\n'
+    )
+    served = Served(config, smtp_port, http_port)
+    try:
+        served.wait_for("listener.ready", 3)
+        warned = [event["fault"] for event in served.events() if event["event"] == "config.warning"]
+        assert any(f"is not good for {name}" in fault for fault in warned)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            policy_over_https(port, authority, name)
+        renew(name)
+        served.process.send_signal(signal.SIGHUP)
+        served.wait_for("config.reloaded")
+        answer = policy_over_https(port, authority, name)
+        assert answer.endswith(
+            b"\r\n\r\nversion: STSv1\r\nmode: enforce\r\nmx: mx.example.net\r\nmax_age: 604800\r\n"
+        )
+        (tmp_path / "cert.pem").write_text("garbage")
+        served.process.send_signal(signal.SIGHUP)
+        refused = served.wait_for("config.refused")
+        assert "tls_certificate" in refused["fault"]
+        assert policy_over_https(port, authority, name) == answer
+        assert served.stop() == 0
+    finally:
+        if served.process.poll() is None:
+            served.process.kill()
+            served.process.wait()
 
 
 def test_from_nothing_to_a_clean_bill_of_health(site: Site) -> None:

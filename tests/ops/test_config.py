@@ -397,3 +397,47 @@ def test_any_file_is_settings_or_faults(tmp_path: Path, content: bytes) -> None:
 def test_a_shown_value_is_short_and_printable(text: str) -> None:
     assert shown("key", text).isprintable()
     assert len(shown("key", text)) <= 80
+
+
+# Our own MTA-STS policy
+
+MTA_STS = INBOUND + '[mta_sts]\nmode = "{mode}"\nmx = {mx}\n'
+
+
+@pytest.mark.parametrize(
+    ("mode", "mx", "warned"),
+    [
+        ("enforce", '["mx.example.net"]', False),
+        ("enforce", '["*.example.net"]', False),
+        ("enforce", '["other.example.net"]', True),  # senders would not deliver to this host
+        ("testing", '["*.mx.example.net"]', True),
+        ("none", "[]", False),
+    ],
+)
+def test_a_policy_that_leaves_this_host_out_is_a_warning(
+    tmp_path: Path, mode: str, mx: str, *, warned: bool
+) -> None:
+    found = load_config(write(tmp_path, MTA_STS.format(mode=mode, mx=mx)), {}).warnings
+    assert ["does not name mx.example.net" in fault.what for fault in found] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (("mta-sts.example.net", "mta-sts.example.org"), []),
+        (("*.example.net", "*.example.org"), []),
+        (("mta-sts.example.net",), ["mta-sts.example.org"]),
+        (("example.net", "*.mta-sts.example.net"), ["mta-sts.example.net", "mta-sts.example.org"]),
+    ],
+)
+def test_a_certificate_that_is_not_good_for_a_policy_host_is_a_warning(
+    tmp_path: Path, authority: trustme.CA, names: tuple[str, ...], missing: list[str]
+) -> None:
+    pair = authority.issue_cert(*names)
+    tls_config(tmp_path, pair, pair)
+    text = MTA_STS.format(mode="testing", mx='["mx.example.net"]').replace(
+        '["example.net"]', '["example.net", "example.org", ".example.com"]'
+    )
+    more = 'listen = ["127.0.0.1:443"]\ntls_certificate = "cert.pem"\ntls_key = "key.pem"\n'
+    found = load_config(write(tmp_path, text + more), {}).warnings
+    assert [fault.what for fault in found] == [f"is not good for {host}" for host in missing]
