@@ -173,6 +173,7 @@ class Primary:
         if name in self._zones:
             return self._zones[name]
         reply = await self._ask(name, dns.rdatatype.SOA)
+        _refuse_alias(reply, name)
         owners = [
             rrset.name
             for rrset in (*reply.answer, *reply.authority)
@@ -187,14 +188,10 @@ class Primary:
 
     async def _standing(self, name: dns.name.Name, wish: Wish) -> dns.rdataset.Rdataset | None:
         reply = await self._ask(name, dns.rdatatype.from_text(wish.record_type))
+        _refuse_alias(reply, name)
+        rdtype = dns.rdatatype.from_text(wish.record_type)
         for rrset in reply.answer:
-            if rrset.name == name and rrset.rdtype == dns.rdatatype.CNAME:
-                target = rrset[0]
-                to = target.target if isinstance(target, CNAME) else "elsewhere"
-                raise PublishError(
-                    f"{name} is an alias of {to}: take the CNAME away, or publish the record there by hand"
-                )
-            if rrset.name == name and rrset.rdtype == dns.rdatatype.from_text(wish.record_type):
+            if rrset.name == name and rrset.rdtype == rdtype:
                 return rrset.to_rdataset()
         return None
 
@@ -239,12 +236,9 @@ class Primary:
         """
         message.use_tsig(self._key)
         reply = await self._send(message)
-        if (
-            not reply.had_tsig and reply.rcode() == dns.rcode.NOERROR
-        ):  # RFC 8945 §5.3: all but refusals must be
-            raise PublishError(
-                f"{self._where} gave an answer that is not signed: it knows no TSIG, or somebody stands in between"
-            )
+        # RFC 8945 §5.3: whatever is no refusal must be signed. Not every release of dnspython insists.
+        if not reply.had_tsig and reply.rcode() == dns.rcode.NOERROR:
+            raise PublishError(f"{self._where} gave an answer that cannot be believed: it is not signed")
         return reply
 
     async def _send(self, message: dns.message.Message) -> dns.message.Message:
@@ -269,7 +263,7 @@ class Primary:
             raise PublishError(f"{self._where} cannot be reached by TCP: {reason}; is it up?") from error
         except dns.exception.DNSException as error:
             raise PublishError(
-                f"{self._where} gave an answer that makes no sense: {type(error).__name__}: {error}"
+                f"{self._where} gave an answer that cannot be believed: {type(error).__name__}: {error}"
             ) from error
 
     def _refusal(self, rcode: dns.rcode.Rcode, name: dns.name.Name) -> str:
@@ -286,6 +280,19 @@ class Primary:
             case _:
                 says = f"answers {dns.rcode.to_text(rcode)}; look at its log"
         return f"{self._where}: {name}: {says}"
+
+
+def _refuse_alias(reply: dns.message.Message, name: dns.name.Name) -> None:
+    """Beside a CNAME nothing can stand; a server would ignore the update without a word (RFC 2136 §3.4.2.2).
+
+    Raises:
+        PublishError: the name is an alias.
+    """
+    for rrset in reply.answer:
+        if rrset.name == name and isinstance(rrset[0], CNAME):
+            raise PublishError(
+                f"{name} is an alias of {rrset[0].target}: take the CNAME away, or publish the record there by hand"
+            )
 
 
 def _change(wish: Wish, zone: dns.name.Name, standing: dns.rdataset.Rdataset | None) -> Change:
