@@ -103,6 +103,21 @@ def test_relative_paths_start_at_the_config_file(tmp_path: Path) -> None:
     assert settings.dns.zone_file == tmp_path / "zone.txt"
 
 
+@pytest.mark.parametrize(
+    ("url", "read"),
+    [
+        ("sqlite:///gateway.db", "sqlite:///{folder}/gateway.db"),
+        ("sqlite:////var/lib/gateway/gateway.db", "sqlite:////var/lib/gateway/gateway.db"),
+        ("sqlite:///gateway.db?timeout=9", "sqlite:///{folder}/gateway.db?timeout=9"),
+        ("postgresql+psycopg://gateway@db/gateway", "postgresql+psycopg://gateway@db/gateway"),
+    ],
+)
+def test_so_does_the_store(tmp_path: Path, url: str, read: str) -> None:
+    settings = load_settings(write(tmp_path, f'{MILTER}[store]\nurl = "{url}"\n'), {})
+    assert settings.store is not None
+    assert settings.store.url == read.format(folder=tmp_path)
+
+
 def test_domains_are_compared_in_lower_case(tmp_path: Path) -> None:
     settings = load_settings(
         write(tmp_path, INBOUND.replace('"example.net"', '"Example.NET", ".Example.org"')), {}

@@ -22,6 +22,7 @@ from gateway.ops.config.values import (
     Domains,
     FilePath,
     Flag,
+    GroupName,
     HostName,
     HostNames,
     HostPort,
@@ -390,10 +391,8 @@ class TlsPolicySettings(Section):
         default=0o660,
         description="Who may use these UNIX sockets, as file permissions: 0o660 lets the sockets' group in.",
     )
-    socket_group: str | None = Field(
+    socket_group: GroupName | None = Field(
         default=None,
-        min_length=1,
-        max_length=64,
         description="The group that these UNIX sockets are given to; the gateway's user must be in it.",
         examples=["postfix"],
     )

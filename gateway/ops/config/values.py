@@ -246,6 +246,12 @@ def _parse_mode(given: object) -> int:
     return given
 
 
+def _parse_group(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", text):
+        raise wrong("is no group's name", 'write one of /etc/group, such as "postfix"')
+    return text
+
+
 def parse_socket_or_address(given: object) -> "HostPort | str":
     """Read `unix:/path` or `host:port`."""
     if isinstance(given, str) and given.startswith(("unix:", "local:")):
@@ -265,13 +271,21 @@ def _parse_mx_pattern(text: str) -> str:
     return _parse_host_name(text)
 
 
-def _parse_store_url(text: str) -> str:
-    if not text.startswith(("sqlite:///", "postgresql+psycopg://")):
+def _parse_store_url(text: str, info: ValidationInfo) -> str:
+    """A URL; the relative path of a SQLite file is relative to the config file, as all others are."""
+    if not text.startswith((_SQLITE, "postgresql+psycopg://")):
         raise wrong(
             "is not a store that we know",
             'write "sqlite:////var/lib/gateway/gateway.db" or "postgresql+psycopg://user:password@host/name"',
         )
-    return text
+    if not text.startswith(_SQLITE):
+        return text
+    path, mark, options = text.removeprefix(_SQLITE).partition("?")
+    if not path:
+        raise wrong(
+            "names no file", 'write "sqlite:////var/lib/gateway/gateway.db": four slashes, then the path'
+        )
+    return f"{_SQLITE}{resolve_path(Path(path), info)}{mark}{options}"
 
 
 def _parse_login_map(given: object) -> dict[str, tuple[str, ...]]:
@@ -344,6 +358,8 @@ def _whole_list(given: object) -> object:
     return given
 
 
+_SQLITE: Final = "sqlite:///"
+
 TLS_OVERRIDES: Final = ("may", "encrypt", "secure", "dane-only", "refuse")
 """What an operator may demand for a recipient domain; the first four are Postfix's own words."""
 
@@ -351,6 +367,7 @@ Seconds = Annotated[float, Field(strict=True, gt=0, le=86_400, allow_inf_nan=Fal
 Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 Bytes = Annotated[int, Field(strict=True, ge=1, le=2**40)]
 Flag = Annotated[bool, Field(strict=True)]
+GroupName = Annotated[str, AfterValidator(_parse_group)]
 SocketMode = Annotated[int, PlainValidator(_parse_mode)]
 Listen = Annotated[HostPort, PlainValidator(_parse_listen)]
 Connect = Annotated[HostPort, PlainValidator(_parse_connect)]
