@@ -81,8 +81,12 @@ class TlsPort:
                     _log.exception("listener.accept-failed")
                     await asyncio.sleep(RETRY_S)
                 continue
-            set_no_delay(connection)
-            self._accepted(connection)
+            try:
+                set_no_delay(connection)
+                self._accepted(connection)
+            except Exception:  # noqa: BLE001 - a bug, or a client that is gone: the port stays open
+                _log.exception("listener.accept-failed")
+                connection.close()
 
 
 def _bind(family: int, address: tuple[object, ...], *, reuse_port: bool) -> socket.socket:

@@ -248,7 +248,8 @@ class Login:
 
     def _succeeded(self, exchange: _Exchange, reply: Reply) -> None:
         dialog = self._dialog
-        if exchange.login is None or exchange.guess is None:  # nobody was named, and yet somebody is let in
+        # Somebody is let in who was not named, or whose proof was not asked for.
+        if exchange.login is None or exchange.guess is None or exchange.response is not None:
             self._backend.release(reusable=False)
             self._unavailable(replies.AUTH_UNAVAILABLE)
             return

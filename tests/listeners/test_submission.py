@@ -445,3 +445,21 @@ async def test_a_reload_gives_new_handshakes_the_new_certificate(files: tuple[Pa
         before = bed.listener.tls
         bed.listener.reload_tls()
         assert bed.listener.tls is not before
+
+
+async def test_a_bug_at_the_door_does_not_close_it(
+    files: tuple[Path, Path], context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_bed(files) as bed:
+        monkeypatch.setattr(bed.listener, "make_driver", lambda: 1 / 0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", bed.tls_port)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        monkeypatch.undo()
+        client = Client(
+            *await asyncio.open_connection(
+                "127.0.0.1", bed.tls_port, ssl=context, server_hostname="mx.example.net"
+            )
+        )
+        assert (await client.reply()).startswith("220")
+        client.close()

@@ -3,6 +3,9 @@
 import base64
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from gateway.mail.envelope import Listener, Tls
 from gateway.smtp.client import DownstreamFailure
@@ -13,7 +16,7 @@ from gateway.smtp.guesses import Guesses
 from gateway.smtp.login import MAX_TURNS
 from gateway.smtp.state import State
 from tests.smtp.bench import Bench, settings
-from tests.smtp.downstream import FakeDownstream
+from tests.smtp.downstream import CLOSE, SILENCE, FakeDownstream
 
 TLS = Tls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384")
 GOOD = base64.b64encode(b"\0ann\0secret").decode()
@@ -211,3 +214,74 @@ def test_what_downstream_did_not_offer_once_is_asked_for_again() -> None:
     assert again.end is SessionEnd.DOWNSTREAM_DOWN
     assert again.failures == [DownstreamFailure.REFUSED]
     assert again.idle == [], "its connection is not kept"
+
+
+@pytest.mark.parametrize("line", ["AUTH PLAIN", f"AUTH PLAIN {GOOD}"])
+def test_nobody_is_let_in_who_was_not_asked_for_a_proof(line: str) -> None:
+    bench = make()
+    bench.downstream.at["AUTH", 0] = b"235 2.7.0 come in\r\n"
+    assert bench.line(line).startswith(b"454")
+    assert bench.core.session.login is None
+    assert not holds_one(bench), "whoever it was let in as"
+
+
+# Chaos
+
+STEPS = ("GREETING", "EHLO", "AUTH", "RESPONSE", "MAIL", "RCPT", "DATA", "CONTENT", "RSET")
+ANSWERS = (b"235 2.7.0 ok\r\n", b"334 YQ==\r\n", b"334 \r\n", b"334 a b\r\n", b"334-YQ==\r\n334 YQ==\r\n", b"454 4.7.0 x\r\n", b"535 no\r\n", b"503 y\r\n", b"421 4.3.2 bye\r\n" + CLOSE, CLOSE, SILENCE, b"\xff\r\n", b"250 a\r\n")  # fmt: skip
+LINES = ["EHLO c", "HELO c", "AUTH LOGIN", "AUTH PLAIN", f"AUTH PLAIN {GOOD}", f"AUTH PLAIN {BAD}", "AUTH CRAM-MD5", "auth xoauth2 =", "*", "YW5u", "c2VjcmV0", "", GOOD, "!", "MAIL FROM:<ann@example.net>", "RCPT TO:<bob@elsewhere.example>", "DATA", ".", "RSET", "NOOP", "STARTTLS", "QUIT"]  # fmt: skip
+
+
+def happen(bench: Bench, name: str, data: bytes) -> None:
+    match name:
+        case "send":
+            bench.send(data)
+        case "pause":
+            bench.perform(bench.core.pause_over())
+        case "lose" if holds_one(bench):
+            bench.lose_downstream()
+        case "timeout":
+            bench.perform(bench.core.timed_out())
+        case "rest":
+            bench.perform(bench.core.rest())
+        case "drain":
+            bench.perform(bench.core.drain())
+        case "leave":
+            bench.perform(bench.core.client_lost())
+        case _:
+            pass
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("send"), st.sampled_from(LINES).map(lambda line: line.encode() + b"\r\n")),
+            st.tuples(st.just("send"), st.binary(max_size=20)),
+            st.tuples(st.sampled_from(["pause", "lose", "timeout", "rest", "drain", "leave"]), st.just(b"")),
+        ),
+        max_size=40,
+    ),
+    st.dictionaries(
+        st.tuples(st.sampled_from(STEPS), st.integers(1, 3)), st.sampled_from(ANSWERS), max_size=4
+    ),
+)
+@hypothesis_settings(max_examples=400, deadline=None)
+def test_whatever_happens_nobody_is_let_in_without_downstreams_word(
+    events: list[tuple[str, bytes]], at: dict[tuple[str, int], bytes]
+) -> None:
+    bench = make(is_pausing=True)
+    bench.downstream.at.update(at)
+    for name, data in events:
+        if bench.end is None:
+            happen(bench, name, data)
+    session = bench.core.session
+    accepted = [each for each in bench.logins if each.outcome is LoginOutcome.ACCEPTED]
+    assert len(accepted) == (session.login is not None)
+    if session.login is None:
+        assert not bench.downstream.messages
+        assert not any(each.startswith("MAIL") for each in bench.downstream.log)
+    else:
+        assert any(each.startswith("AUTH") for each in bench.downstream.log)
+        assert session.login == accepted[0].login
+    assert not any(pooled.client.is_private for pooled in bench.idle)
+    assert (bench.end is not None) == (bench.core.state is State.CLOSED)
