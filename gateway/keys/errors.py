@@ -22,3 +22,7 @@ class KeyDirectoryError(Exception):
 
 class PublishError(Exception):
     """A zone could not be written to; the message says why and what to do."""
+
+
+class UnreachableError(PublishError):
+    """The server that takes updates does not answer at all: there is no use in trying it again now."""

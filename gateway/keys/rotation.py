@@ -12,6 +12,7 @@ it may be run as often as one likes, may be interrupted anywhere, and takes each
 No rule acts on a guess: what could not be looked up is waited for. A key that signs is never taken away.
 """
 
+import asyncio
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from typing import Final, Protocol
 from gateway.auth.dkim.key import KeyType
 from gateway.dns.resolver import Resolver
 from gateway.keys.directory import KeyDirectory
-from gateway.keys.errors import KeyDirectoryError, PublishError
+from gateway.keys.errors import KeyDirectoryError, PublishError, UnreachableError
 from gateway.keys.model import KeyState, ManagedKey
 from gateway.keys.sight import Seen, Sight, look_at_key
 
@@ -115,6 +116,7 @@ class Rotation:
         self._now = now.replace(microsecond=0)
         self._keys = {key.name: key for key in directory.read()}
         self._notes: list[Note] = []
+        self._is_unreachable = False  # the publisher: it is not waited for once more for every domain
 
     async def run(self, domains: Sequence[str] = (), *, start: bool = False) -> tuple[Note, ...]:
         """Take every step whose time has come.
@@ -129,7 +131,7 @@ class Rotation:
         for domain in domains or sorted({key.domain for key in self._keys.values()}):
             self._begin(domain, start=start)
             await self._publish(domain)
-            seen = {key.name: await self._look(key) for key in self._of(domain)}
+            seen = await self._look(domain)
             self._note_sights(domain, seen)
             self._activate(domain, seen)
             self._end(domain, seen)
@@ -190,11 +192,12 @@ class Rotation:
 
     async def _publish(self, domain: str) -> None:
         """Let the zone hold what should be seen of each key."""
-        if self._publisher is None:
+        if self._publisher is None or self._is_unreachable:
             return
         try:
             await self._publisher.publish([(key, self._wanted_record(key)) for key in self._of(domain)])
         except PublishError as error:
+            self._is_unreachable = isinstance(error, UnreachableError)
             self._notes.append(Note(step=Step.FAULT, domain=domain, says=str(error)))
 
     def _wanted_record(self, key: ManagedKey) -> bytes | None:
@@ -202,8 +205,10 @@ class Rotation:
             return None
         return key.revoked_record if key.gone or self._is_over(key) else key.record
 
-    async def _look(self, key: ManagedKey) -> Seen:
-        return await look_at_key(self._resolver, key.name, key.key_record)
+    async def _look(self, domain: str) -> dict[str, Seen]:
+        keys = self._of(domain)
+        seen = await asyncio.gather(*(look_at_key(self._resolver, key.name, key.key_record) for key in keys))
+        return {key.name: one for key, one in zip(keys, seen, strict=True)}
 
     def _note_sights(self, domain: str, seen: dict[str, Seen]) -> None:
         """Take note of new keys that have come into sight, and of old ones that have gone out of it."""

@@ -4,6 +4,7 @@ A record may be right without being ours: an SPF record that allows more than ou
 What could not be looked up is neither right nor wrong.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -57,8 +58,8 @@ class _Opinion:
 
 
 async def compare(facts: Facts, wanted: Sequence[Wanted], resolver: Resolver) -> tuple[Comparison, ...]:
-    """Look each of them up."""
-    return tuple([await _compare(facts, one, resolver) for one in wanted])
+    """Look each of them up, all at the same time: a resolver that is silent is waited for once."""
+    return tuple(await asyncio.gather(*(_compare(facts, one, resolver) for one in wanted)))
 
 
 async def _compare(facts: Facts, wanted: Wanted, resolver: Resolver) -> Comparison:

@@ -32,7 +32,7 @@ from dns.rdtypes.ANY.TXT import TXT
 
 from gateway.dns.names import name_from_labels
 from gateway.dns.resolver import Mx, Record, RecordType, Tlsa
-from gateway.keys.errors import PublishError
+from gateway.keys.errors import PublishError, UnreachableError
 from gateway.ops.config import DnsUpdateSettings
 from gateway.publish.records import presentation
 
@@ -255,12 +255,12 @@ class Primary:
         except (dns.tsig.PeerBadTime, dns.tsig.BadTime) as error:
             raise PublishError(f"{self._where}: its clock and ours differ: set both by NTP") from error
         except dns.exception.Timeout as error:
-            raise PublishError(
+            raise UnreachableError(
                 f"{self._where} gave no answer in {TIMEOUT_S:.0f} s: is the server up, and does a firewall let TCP to it?"
             ) from error
         except (OSError, EOFError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or "it hung up"
-            raise PublishError(f"{self._where} cannot be reached by TCP: {reason}; is it up?") from error
+            raise UnreachableError(f"{self._where} cannot be reached by TCP: {reason}; is it up?") from error
         except dns.exception.DNSException as error:
             raise PublishError(
                 f"{self._where} gave an answer that cannot be believed: {type(error).__name__}: {error}"

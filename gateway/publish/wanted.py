@@ -109,7 +109,7 @@ def _wanted(facts: Facts) -> Iterator[Wanted]:
         f"_dmarc.{facts.domain}",
         f"v=DMARC1; p=none; rua=mailto:{facts.report_to}".encode(),
         "DMARC, to begin with: p=none only asks for reports. When they show that all your mail passes, go on to p=quarantine "
-        f"and p=reject. {facts.report_to} must be able to read them.",
+        f"and p=reject. {_report_reader(facts)}",
     )
     if facts.is_local:
         yield from _transport_security(facts)
@@ -137,6 +137,14 @@ def _spf(facts: Facts) -> Wanted:
         f"SPF: who may send for the domain: {where}{more}. Add every other sender (newsletters, shops). ~all and not -all: a "
         "receiver that refuses on -all never gets to see the DKIM signature of a forwarded message.",
     )
+
+
+def _report_reader(facts: Facts) -> str:
+    """Who gets the reports, and what a reader in another domain must publish to get them (RFC 9990 §4)."""
+    reader = facts.report_to.rpartition("@")[2]
+    if f".{facts.domain}".endswith(f".{reader}") or f".{reader}".endswith(f".{facts.domain}"):
+        return f"{facts.report_to} must be able to read them."
+    return f'{reader} must agree to get them: {facts.domain}._report._dmarc.{reader} TXT "v=DMARC1;" says so there.'
 
 
 def _transport_security(facts: Facts) -> Iterator[Wanted]:

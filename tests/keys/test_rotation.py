@@ -192,6 +192,16 @@ async def test_only_the_domain_that_was_named(tmp_path: Path) -> None:
     assert site.states("example.org") == {"20261124-ed25519": "active"}
 
 
+async def test_a_primary_that_is_down_is_waited_for_once_and_all_else_goes_on(tmp_path: Path) -> None:
+    site = Site(tmp_path, domains=("a.example", "b.example", "c.example"))
+    site.world.unreachable = True
+    (key,) = [key for key in site.directory.read() if key.domain == "c.example"]
+    site.world.seen[key.name] = key.record  # published by hand
+    notes = await site.run(NOW)
+    assert steps(notes).count(Step.FAULT) == site.world.attempts == 1
+    assert site.states("c.example") == {"20261124-ed25519": "active"}
+
+
 async def test_an_active_key_whose_record_is_lost_is_told_and_put_back(site: Site) -> None:
     await site.run(NOW)
     (key,) = site.of(KeyState.ACTIVE)

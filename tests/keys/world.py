@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gateway.dns.resolver import Answer, Missing, NotFound, Outcome, RecordType, Temporary, Trouble
-from gateway.keys.errors import PublishError
+from gateway.keys.errors import PublishError, UnreachableError
 from gateway.keys.model import ManagedKey
 
 
@@ -15,6 +15,8 @@ class World:
         seen: the same as the world sees them; `spread` makes it so.
         down: the resolver does not answer.
         locked: the primary server refuses.
+        unreachable: it does not answer at all.
+        attempts: how often it was asked.
     """
 
     def __init__(self, *, at_once: bool = True) -> None:
@@ -23,6 +25,8 @@ class World:
         self.at_once = at_once
         self.down = False
         self.locked = False
+        self.unreachable = False
+        self.attempts = 0
 
     def spread(self) -> None:
         self.seen = dict(self.primary)
@@ -37,6 +41,9 @@ class World:
         return Answer((text,), ttl=60, secure=False, name=name)
 
     async def publish(self, records: Sequence[tuple[ManagedKey, bytes | None]]) -> None:
+        self.attempts += 1
+        if self.unreachable:
+            raise UnreachableError("192.0.2.53:53 cannot be reached")
         if self.locked:
             raise PublishError("192.0.2.53:53: refuses")
         for key, record in records:

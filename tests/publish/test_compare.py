@@ -212,3 +212,18 @@ async def test_tlsa_is_for_the_servers_that_the_certificate_names() -> None:
     )
     names = [one.name for one in wanted_records(facts) if one.purpose is Purpose.TLSA]
     assert names == ["_25._tcp.mx.example.net"]
+
+
+@pytest.mark.parametrize(
+    ("report_to", "said"),
+    [
+        ("a@example.net", "must be able to read them"),
+        ("a@reports.example.net", "must be able to read them"),
+        ("a@example.org", 'example.net._report._dmarc.example.org TXT "v=DMARC1;"'),
+        ("a@otherexample.net", "example.net._report._dmarc.otherexample.net"),
+    ],
+)
+def test_who_reads_reports_elsewhere_must_agree(report_to: str, said: str) -> None:
+    facts = Facts(domain="example.net", settings=SETTINGS, report_to=report_to)
+    (dmarc,) = [one for one in wanted_records(facts) if one.purpose is Purpose.DMARC]
+    assert said in dmarc.why
