@@ -160,7 +160,7 @@ def serve(
     ),
 )
 def keys_new(
-    domain: Annotated[str, typer.Argument(help="The domain that signs (d=).")],
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="The domain that signs (d=).")],
     *,
     selector: Annotated[
         str | None, typer.Option(help="Its name in the DNS (s=); default: the day and the algorithm.")
@@ -170,7 +170,7 @@ def keys_new(
     ] = KeyChoice.BOTH,
     bits: Annotated[int, typer.Option(min=2048, max=4096, help="Length of an RSA key.")] = 2048,
     config: Annotated[
-        Path, typer.Option(envvar="GATEWAY_CONFIG", help="The config file (TOML); see [keys] there.")
+        Path, typer.Option(envvar="GATEWAY_CONFIG", help="The config file (TOML), with a section keys.")
     ] = _CONFIG_FILE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -219,10 +219,12 @@ def keys_list(
     ),
 )
 def keys_rotate(
-    domain: Annotated[str | None, typer.Argument(help="Only this domain; default: all.")] = None,
+    domain: Annotated[
+        str | None, typer.Argument(metavar="[DOMAIN]", help="Only this domain; default: all.")
+    ] = None,
     *,
     publish: Annotated[
-        bool, typer.Option("--publish", help="Write the records by dynamic update; see [dns_update].")
+        bool, typer.Option("--publish", help="Write the records by dynamic update (section dns_update).")
     ] = False,
     start: Annotated[
         bool, typer.Option("--now", help="Begin the next change now, however young the keys are.")
@@ -236,8 +238,7 @@ def keys_rotate(
 
     A key takes over only when its record is seen in the live DNS. The running gateway takes it up at its next reload.
 
-    Exit status: 0 all is in order; 10 a record is to be published or taken away by you; 12 something is wrong. 2: config or
-    key directory cannot be used.
+    Exit status: 0 in order, 10 a record is yours to publish or to take away, 12 something is wrong; 2: nothing could be done.
     """
 
     def run() -> int:
@@ -259,14 +260,14 @@ def keys_rotate(
     )
 )
 def dns(
-    domain: Annotated[str, typer.Argument(help="One of our domains.")],
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="One of our domains.")],
     *,
     check: Annotated[
         bool, typer.Option("--check", help="Compare with the live DNS instead of printing.")
     ] = False,
     publish: Annotated[
         bool,
-        typer.Option("--publish", help="Write DKIM, MTA-STS, TLSRPT and TLSA records; see [dns_update]."),
+        typer.Option("--publish", help="Write DKIM, MTA-STS, TLSRPT and TLSA records (section dns_update)."),
     ] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="With --publish: MX, SPF and DMARC, too, where there are none.")
