@@ -128,7 +128,8 @@ def _seen_after(world: Internet, gateway: Gateway, domain: str, code: int, text:
 
 def _was_verified(gateway: Gateway, domain: str) -> bool:
     """Whether the relay demanded a certificate of the server that took it, and found it right."""
-    *_, last = [event for event in gateway.events("relay.delivered") if event["domain"] == domain]
+    delivered = [event for event in gateway.events() if event["event"] == "relay.delivered"]
+    *_, last = [event for event in delivered if event["domain"] == domain]
     return last["demand"] in {Demand.PKIX, Demand.DANE} and last["problem"] is None
 
 

@@ -1,7 +1,5 @@
 """The bed itself: what Postfix's own TLS client finds in our internet is what the names of the servers say."""
 
-import smtplib
-import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,9 +9,12 @@ import dns.message
 import dns.query
 import pytest
 
-from tests.live.internet import SENDER, Internet, Server, World, internet_on, postfix_in
+from tests.live.deliveries import deliver_by_relay
+from tests.live.internet import SENDER, Internet, Server, World, gateway_in, internet_on, postfix_in
 from tests.live.network import NetworkUnavailableError, host_network, private_network, resolving_by
+from tests.live.outbound_scenarios import Outcome
 from tests.live.postfix import PostfixBed, wait_until
+from tests.live.remote_servers import Page
 
 pytestmark = pytest.mark.live
 
@@ -126,20 +127,29 @@ def test_zones_change_while_it_runs(world: Internet) -> None:
     wait_until(lambda: text() == '"after"', "the resolver to forget")
 
 
-def test_it_stands_on_the_hosts_loopback_as_well() -> None:
-    with host_network() as network:
-        world = World(
-            zones={"unsigned.test": "@ MX 10 mx\nmx A {good}"},
-            domains=["unsigned.test"],
-            names=["mx.unsigned.test"],
-        )
-        with internet_on(network, world) as there:
-            trusting = ssl.create_default_context(cafile=there.authority.ca_file)
-            with smtplib.SMTP(Server.GOOD.address, network.smtp_port) as client:
-                client._host = "mx.unsigned.test"  # type: ignore[attr-defined] # the name for SNI and the certificate
-                client.starttls(context=trusting)
-                client.sendmail(SENDER, ["alice@unsigned.test"], b"\r\nbody\r\n")
-            assert b"using TLSv1.3" in there.remote.wait_for_message("alice@unsigned.test")
+def test_it_stands_on_the_hosts_loopback_as_well_and_the_relay_with_it() -> None:
+    """Without a right: every port is a high one, in the TLSA records' names, too."""
+    route = "@ MX 10 mx\nmx A {good}\n"
+    dane = route + "_{port}._tcp.mx TLSA {%s:3 1 1}"
+    zones = {
+        "sts.test": route + '_mta-sts TXT "v=STSv1; id=1;"\nmta-sts A {policy_host}',
+        "dane.test": dane % "good",
+        "wrong.test": dane % "self_signed",
+    }
+    names = [f"{host}.{zone}" for zone in zones for host in ("mx", "mta-sts")]
+    made_of = World(zones=zones, signed=["dane.test", "wrong.test"], domains=list(zones), names=names)
+    with host_network() as network, internet_on(network, made_of) as there:
+        assert not network.is_private
+        body = "version: STSv1\r\nmode: enforce\r\nmx: mx.sts.test\r\nmax_age: 86400\r\n"
+        there.policy_host.pages["sts.test"] = Page(body=body)
+        with gateway_in(there, there.directory / "gateway") as gateway:
+            seen = deliver_by_relay(there, gateway, list(zones))
+        assert {domain: what.outcome for domain, what in seen.items()} == {
+            "sts.test": Outcome.VERIFIED,
+            "dane.test": Outcome.VERIFIED,
+            "wrong.test": Outcome.DEFERRED,
+        }, seen
+        assert there.policy_host.requests == ["sts.test"]
 
 
 def test_postfix_delivers_into_it(world: Internet, postfix: PostfixBed) -> None:

@@ -4,19 +4,31 @@ The table is `outbound_scenarios`; here it is run. All messages of a round leave
 the world changes, and there is another round.
 """
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from gateway.tlspolicy.model import FailureType
-from tests.live.deliveries import MAP, Seen, ask, deliver_by_postfix, deliver_by_relay, level_in, reported
-from tests.live.internet import Gateway, Internet, World, gateway_in, internet_on, postfix_in
+from tests.live.deliveries import (
+    MAP,
+    RELAYED,
+    Seen,
+    ask,
+    deliver_by_postfix,
+    deliver_by_relay,
+    level_in,
+    reported,
+)
+from tests.live.internet import RELAY_NAME, Gateway, Internet, World, gateway_in, internet_on, postfix_in
 from tests.live.network import NetworkUnavailableError, host_network, private_network
 from tests.live.outbound_scenarios import ALL, Outcome, Scenario, Zone, page_text
 from tests.live.postfix import wait_until
@@ -116,6 +128,14 @@ class Run:
     posted: dict[tuple[str, int], Seen] = field(default_factory=dict)
     answers: dict[tuple[str, int], str] = field(default_factory=dict)
     reported: dict[str, set[FailureType]] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    config: Path = Path()
+
+    def logged(self, domain: str, **fields: object) -> list[dict[str, Any]]:
+        """The gateway's log lines about the domain that have these fields."""
+        return [
+            line for line in self.events if fields.items() <= line.items() and line.get("domain") == domain
+        ]
 
 
 def change_world(world: Internet, gateway: Gateway, number: int) -> None:
@@ -164,7 +184,8 @@ def run(world: Internet) -> Run:
             run.answers |= {
                 (domain, number): answer for domain, answer in ask(world, gateway, domains).items()
             }
-    run.reported = reported(gateway)
+    run.reported, run.events = reported(gateway), gateway.events()
+    run.config = gateway.directory / "gateway.toml"
     return run
 
 
@@ -202,6 +223,86 @@ def test_what_postfix_is_told(run: Run, scenario: Scenario, number: int) -> None
 def test_what_is_reported(run: Run, scenario: Scenario) -> None:
     expected = {step.failure for step in scenario.steps if step.failure}
     assert run.reported.get(scenario.domain, set()) == expected
+
+
+@pytest.mark.parametrize(
+    ("domain", "step", "words"),
+    [
+        ("null-mx.sts.test", 0, r"556 5\.1\.10 "),  # RFC 7505 §4.2
+        ("no-such-domain.sts.test", 0, r"550 5\.1\.2 "),
+        ("no-mx-no-address.sts.test", 0, r"550 5\.4\.4 "),
+        ("the-best-mx-is-the-sender-itself-loop.sts.test", 0, r"554 5\.4\.6 "),
+        ("bogus.test", 0, r"451 4\.4\.3 "),
+        ("greylisting.sts.test", 0, r"450 4\.7\.1 .*greylisted"),  # the remote server's own words
+        ("421-greeting.sts.test", 0, r"4"),
+        ("enforce-no-starttls.sts.test", 0, r"4\d\d 4\.7\.\d+ .*tls\.not-offered"),
+        ("mx-not-in-the-policy.sts.test", 0, r"4\d\d 4\.7\.\d+ .*mta-sts\.mx-not-listed"),
+        ("wrong-tlsa.dane.test", 0, r"4\d\d 4\.7\.\d+ .*tls\.certificate-tlsa"),
+        ("a-reply-injected-behind-starttls.sts.test", 0, r"4\d\d 4\.7\.\d+ .*tls\.response-injection"),
+    ],
+)
+def test_what_the_relay_says(run: Run, domain: str, step: int, words: str) -> None:
+    assert re.match(words, run.relayed[domain, step].said), run.relayed[domain, step].said
+
+
+@pytest.mark.parametrize(
+    ("domain", "fields"),
+    [
+        (
+            "policy-withdrawn-by-mode-none.moving.test",
+            {"change": "weakened", "before": "enforce", "mode": "none"},
+        ),
+        ("record-removed.moving.test", {"change": "record-gone", "mode": "enforce"}),
+        ("policy-host-goes-down.moving.test", {"change": "fetch-failed", "mode": "enforce"}),
+    ],
+)
+def test_a_step_down_is_seen_in_the_log(run: Run, domain: str, fields: dict[str, str]) -> None:
+    assert run.logged(domain, event="mta_sts.policy", level="warning", **fields)
+
+
+@pytest.mark.parametrize(
+    ("domain", "fields"),
+    [
+        (
+            "a-reply-injected-behind-starttls.sts.test",
+            {"demand": "none", "problem": "tls.response-injection"},
+        ),
+        ("enforce-no-starttls.sts.test", {"demand": "pkix", "problem": "tls.not-offered"}),
+        (
+            "testing-expired-certificate.sts.test",
+            {"demand": "pkix (testing)", "problem": "tls.certificate-expired"},
+        ),
+        ("wrong-tlsa.dane.test", {"demand": "dane", "problem": "tls.certificate-tlsa"}),
+    ],
+)
+def test_what_is_wrong_with_a_session_is_in_the_log(run: Run, domain: str, fields: dict[str, str]) -> None:
+    assert run.logged(domain, event="relay.session", **fields)
+
+
+def test_who_injects_hears_nothing_of_the_relay_under_tls(world: Internet, run: Run) -> None:
+    assert not [
+        command for command in world.injecting.commands if RELAYED in command or RELAY_NAME in command
+    ]
+
+
+def test_gateway_tls_foretells_what_the_relay_does(world: Internet, run: Run) -> None:
+    """A program each, so only of some: how a domain fares in the end, and the exit status."""
+    expected = {
+        "first-mx-fails-the-policy-second-passes.sts.test": 10,
+        "record-removed.moving.test": 11,  # only the store knows that there was a policy
+        "tlsa-2-0-1.dane.test": 0,
+        "dane-passes-mta-sts-would-fail.dane.test": 0,
+        "null-mx.sts.test": 12,
+    }
+
+    def status(domain: str) -> int:
+        command = [sys.executable, "-m", "gateway", "tls", domain, "--config", str(run.config), "--connect"]
+        return world.network.within(
+            lambda: subprocess.run(command, check=False, capture_output=True)
+        ).returncode
+
+    with ThreadPoolExecutor(4) as threads:
+        assert dict(zip(expected, threads.map(status, expected), strict=True)) == expected
 
 
 def test_the_page_is_the_table() -> None:
