@@ -27,8 +27,8 @@ from gateway.postfix.answer import (
     answer_at_once,
     answer_for_host,
     problems,
-    refused_sessions,
     temporary,
+    unreported_sessions,
     view,
 )
 from gateway.postfix.netstring import Decoder, encode
@@ -106,8 +106,7 @@ class SocketmapListener:
         options: see there.
         decider: who decides.
         observer: who counts.
-        record: takes what Postfix cannot report, for it is not let so far (RFC 8460): a host that the policy forbids. May
-            neither block nor raise.
+        record: takes what Postfix cannot report. May neither block nor raise.
     """
 
     def __init__(
@@ -239,7 +238,14 @@ class SocketmapListener:
     # Answers
 
     def answer_now(self, question: Question) -> Answer | None:
-        """The answer, where it needs no look-up."""
+        """The answer, where it needs no look-up. Never raises."""
+        try:
+            return self._known(question)
+        except Exception:  # noqa: BLE001 - here and in `answer_later` end this listener's bugs
+            _log.exception("tls-policy.failed", domain=question.name)
+            return self._count(FAILED)
+
+    def _known(self, question: Question) -> Answer | None:
         match question.kind:
             case Kind.PARENT | Kind.OTHER:
                 return self._count(answer_at_once(question) or FAILED)
@@ -266,7 +272,7 @@ class SocketmapListener:
         except TimeoutError:
             _log.warning("tls-policy.timeout", domain=question.name, after_s=limit_s)
             return self._count(temporary(f"{question.name}: no answer in {limit_s:g} s", Outcome.TIMEOUT))
-        except Exception:  # noqa: BLE001 - the one place of this listener where a bug ends
+        except Exception:  # noqa: BLE001 - as above
             _log.exception("tls-policy.failed", domain=question.name)
             return self._count(FAILED)
 
@@ -278,20 +284,11 @@ class SocketmapListener:
     def _answer(self, question: Question, decision: Decision, seconds: float) -> Answer:
         said = self._said.get(question.name)
         if said is None or said.decision is not decision:
-            self._tell(said and said.decision, decision)
-            said = _Said(decision, {})
-            self._said[question.name] = said
-            if len(self._said) > MAX_SAID:
-                self._said.popitem(last=False)
+            said = self._remember(question.name, decision, said)
         key = question.with_tlsrpt, question.smtp_port
         found = said.answers.get(key)
         if found is None:
             found = said.answers[key] = answer(question, decision, tlsrpt=self._options.tlsrpt)
-            if (
-                found.outcome is Outcome.TEMP and len(said.answers) == 1
-            ):  # once a decision: at most every few seconds
-                for session in refused_sessions(decision, datetime.now(UTC)):
-                    self._record(session)
         _log.debug(
             "tls-policy.answered",
             domain=question.name,
@@ -302,6 +299,17 @@ class SocketmapListener:
             ms=round(seconds * 1_000, 1),
         )
         return self._count(found, decision.level)
+
+    def _remember(self, domain: str, decision: Decision, before: _Said | None) -> _Said:
+        """A new decision: once a minute for a domain at most, for so long it is kept."""
+        self._tell(before and before.decision, decision)
+        for session in unreported_sessions(decision, datetime.now(UTC)):
+            self._record(session)
+        said = self._said[domain] = _Said(decision, {})
+        self._said.move_to_end(domain)
+        if len(self._said) > MAX_SAID:
+            self._said.popitem(last=False)
+        return said
 
     def _tell(self, before: Decision | None, decision: Decision) -> None:
         """Log what is decided, when it is decided for the first time and when it changes."""

@@ -12,7 +12,18 @@ from enum import StrEnum
 from typing import Final, assert_never
 
 from gateway.postfix.question import Kind, Question
-from gateway.tlspolicy.model import Decision, NoRoute, PolicyType, Route, TlsLevel, TlsProblem, TlsSession
+from gateway.tlspolicy.decide import STS_FAILURES
+from gateway.tlspolicy.model import (
+    Decision,
+    FailureType,
+    HostPolicy,
+    NoRoute,
+    PolicyType,
+    Route,
+    TlsLevel,
+    TlsProblem,
+    TlsSession,
+)
 
 MAX_ANSWER_BYTES: Final = 90_000  # Postfix reads 100,000
 MAX_NAMES: Final = 100
@@ -171,23 +182,38 @@ def _each(form: str, values: Iterable[str]) -> Iterator[str]:
     return (form.format(value) for value in values)
 
 
-def refused_sessions(decision: Decision, at: datetime) -> Iterator[TlsSession]:
-    """What a TLS report says of a domain to which nothing may be delivered: one failed session for each of its hosts."""
-    for host in decision.hosts:
-        if host.failure is not None and host.is_enforced:
-            is_sts = host.policy_type is PolicyType.STS
-            yield TlsSession(
-                at=at,
-                policy_domain=decision.domain,
-                policy_type=host.policy_type,
-                tlsa_domain=None if is_sts else host.server_name,
-                policy_string=decision.sts.lines if is_sts else (),
-                mx_host=decision.sts.mx if is_sts else (),
-                failure=host.failure,
-                receiving_mx_hostname=host.host.name,
-                reason=host.problem,
-                delivery="postfix",
-            )
+def unreported_sessions(decision: Decision, at: datetime) -> Iterator[TlsSession]:
+    """What a TLS report should say and Postfix cannot: it sees neither a forbidden host nor a policy that was not to be had."""
+    if decision.level is TlsLevel.REFUSE:
+        for host in decision.hosts:
+            if host.failure is not None and host.is_enforced:
+                yield _forbidden(decision, host, host.failure, at)
+    unfetched = STS_FAILURES.get(decision.sts.problem) if decision.sts.problem else None
+    if unfetched is not None and decision.sts.mode is None and decision.level is TlsLevel.MAY:
+        yield TlsSession(
+            at=at,
+            policy_domain=decision.domain,
+            policy_type=PolicyType.STS,
+            failure=unfetched,
+            reason=decision.sts.problem,
+            delivery="postfix",
+        )
+
+
+def _forbidden(decision: Decision, host: HostPolicy, failure: FailureType, at: datetime) -> TlsSession:
+    is_sts = host.policy_type is PolicyType.STS
+    return TlsSession(
+        at=at,
+        policy_domain=decision.domain,
+        policy_type=host.policy_type,
+        tlsa_domain=None if is_sts else host.server_name,
+        policy_string=decision.sts.lines if is_sts else (),
+        mx_host=decision.sts.mx if is_sts else (),
+        failure=failure,
+        receiving_mx_hostname=host.host.name,
+        reason=host.problem,
+        delivery="postfix",
+    )
 
 
 def view(decision: Decision) -> dict[str, object]:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 import gateway.listeners.socketmap as module
 from gateway.listeners.socketmap import MAX_PENDING
 from gateway.postfix.netstring import encode
-from gateway.tlspolicy.model import FailureType, PolicyType, TlsLevel, TlsProblem
+from gateway.tlspolicy.model import FailureType, PolicyType, StsView, TlsLevel, TlsProblem
 from tests.listeners.socketmap import Client, open_bed, until
 from tests.live.postfix import open_directory
 from tests.postfix.decisions import decided, enforced, host, no_route
@@ -121,7 +121,7 @@ async def test_a_bug_is_temp_and_told_with_its_traceback() -> None:
         b"GET / HTTP/1.1\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00",  # TLS
         b"7:postfix,",  # no key
-        b"2000:",  # too long
+        b"5000:",  # too long
         b"23:postfix encrypt.example;",
     ],
 )
@@ -327,6 +327,27 @@ async def test_a_refusal_is_a_failed_session_for_the_report_once_a_decision() ->
     )
     assert session.receiving_mx_hostname == "mx.evil.example"
     assert session.mx_host == ("mx.example.com",)
+
+
+async def test_a_policy_that_could_not_be_fetched_is_for_the_report_and_stops_nothing() -> None:
+    sts = StsView(identifier="1", problem=TlsProblem.STS_FETCH_CERTIFICATE)
+    stands = StsView(mode="testing", problem=TlsProblem.STS_FETCH_TIMEOUT)  # an older one does
+    unfetched = decided(TlsLevel.MAY, sts=sts)
+    async with open_bed(unfetched, decided(TlsLevel.MAY, sts=stands, domain="stands.example")) as bed:
+        client = await bed.connect()
+        assert await client.ask("example.com") == "NOTFOUND "
+        assert await client.ask("stands.example") == "NOTFOUND "
+        (session,) = bed.counts.sessions
+    assert (session.failure, session.reason) == ("sts-webpki-invalid", "mta-sts.fetch-certificate")
+
+
+async def test_a_bug_in_an_answer_is_temp_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "answer", lambda *_args, **_more: 1 / 0)
+    async with open_bed(ENCRYPT) as bed:
+        client = await bed.connect()
+        with capture_logs() as logs:
+            assert (await client.ask("encrypt.example")).startswith("TEMP internal error")
+        assert "tls-policy.failed" in [one["event"] for one in logs]
 
 
 @pytest.mark.parametrize(
