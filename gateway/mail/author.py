@@ -9,6 +9,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from gateway.mail.address import Mailbox, parse_domain, parse_mailbox
@@ -117,6 +118,7 @@ _TOKEN: Final = re.compile(
     r"|(?P<bracket>[\[\]])"
     r"|(?P<mark>[<>@,:;])",
 )
+_REMEMBERED_BYTES: Final = 256
 _COMMA: Final = ("mark", ",")
 _COLON: Final = ("mark", ":")
 _SEMICOLON: Final = ("mark", ";")
@@ -133,10 +135,18 @@ _LOCAL_TRAP: Final = re.compile(r"[@<>,;:()\[\]\"\\\s]|=\?")
 
 def _parse_from(value: bytes) -> tuple[Mailbox, str | None]:
     """The one mailbox of a From field's value, folding and all, and its display name."""
+    return _parse_short_from(value) if len(value) <= _REMEMBERED_BYTES else _read_from(value)
+
+
+def _read_from(value: bytes) -> tuple[Mailbox, str | None]:
     mailboxes = _parse_mailboxes(value)
     if len(mailboxes) > 1:
         raise _FaultyFromError(AuthorFault.SEVERAL_AUTHORS, "several addresses")
     return mailboxes[0]
+
+
+_parse_short_from = lru_cache(maxsize=4096)(_read_from)
+"""Who writes once writes again."""
 
 
 def _parse_mailboxes(value: bytes) -> list[tuple[Mailbox, str | None]]:

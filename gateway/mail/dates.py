@@ -1,6 +1,7 @@
 """Dates as header fields write them (RFC 5322 §3.3)."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -13,7 +14,11 @@ def write_date(now: datetime) -> str:
     Raises:
         ValueError: it has no time zone: a mistake of ours.
     """
-    offset = now.utcoffset()
+    return _write_second(now.replace(microsecond=0), now.utcoffset())
+
+
+@lru_cache(maxsize=4)  # many messages a second
+def _write_second(now: datetime, offset: timedelta | None) -> str:
     if offset is None:
         raise ValueError("a date without a time zone")
     minutes = int(offset.total_seconds()) // 60
