@@ -338,7 +338,7 @@ def tls_policy_doors(parts: Parts, section: TlsPolicySettings, decider: Decider)
         tlsrpt=section.tlsrpt,
         max_connections=section.max_connections,
         answer_timeout_s=section.answer_timeout_s,
-        overrides=parts.settings.outbound_tls.overrides,
+        overrides=decider.overrides,
     )
     # A path belongs to one process; a port to all.
     if worker.index == 0 or not isinstance(options.listen, Path):

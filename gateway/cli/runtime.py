@@ -52,6 +52,7 @@ STORE_FLUSH_S: Final = 5.0
 RELOADED: Final = frozenset(
     {
         "policy.rules",
+        "outbound_tls.overrides",
         "signing",
         "keys",
         "arc.seal_domain",
@@ -259,6 +260,8 @@ class Runtime:
             self.engine.signer = build_signer(inputs.keys)
             self.engine.sealer = build_sealer(inputs.seal_key)
             self.engine.submission = build_submission(inputs.settings)
+            if self.outbound_tls is not None:
+                self.outbound_tls.decider.take_overrides(inputs.settings.outbound_tls.overrides)
             self.health.reloaded(ok=True)
             for warning in inputs.loaded.warnings:
                 self._log.warning("config.warning", fault=warning)

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Protocol, assert_never
 
 from gateway.dns.resolver import Resolver
@@ -36,6 +37,12 @@ MAX_TTL_S: Final = 60
 """A decision is derived again after a minute at the latest: the facts have longer lives of their own."""
 
 MAX_KEPT: Final = 10_000
+MAX_KEPT_BYTES: Final = 32 * 1024 * 1024
+"""An estimate: a stranger's domain may have fifty hosts, with TLSA records of 64 KB each."""
+
+_DECISION_BYTES: Final = 1_000
+_HOST_BYTES: Final = 700
+_PIECE_BYTES: Final = 150  # a TLSA record, or a line of a policy with its pattern
 
 STS_FAILURES: Final = {
     TlsProblem.STS_FETCH_CONNECT: FailureType.STS_POLICY_FETCH_ERROR,
@@ -94,9 +101,23 @@ class Decider:
         self._resolver = resolver
         self._sts = sts
         self._dane = dane
-        self._options = options
+        self._port = options.port
+        self._overrides = dict(options.overrides)
         self._now = now
         self._kept: OrderedDict[str, tuple[float, Decision]] = OrderedDict()
+        self._kept_bytes = 0
+
+    @property
+    def overrides(self) -> Mapping[str, str]:
+        """The operator's words as they are now; what `take_overrides` changes is seen here."""
+        return MappingProxyType(self._overrides)
+
+    def take_overrides(self, overrides: Mapping[str, str]) -> None:
+        """Other words from now on, for domains already decided, too."""
+        self._overrides.clear()
+        self._overrides.update(overrides)
+        self._kept.clear()
+        self._kept_bytes = 0
 
     def kept(self, domain: str) -> Decision | None:
         """The decision where it is kept; None where it must be derived."""
@@ -112,14 +133,23 @@ class Decider:
         if kept is not None:
             return kept
         decision = await self._derive(domain)
-        self._kept[domain] = (self._now() + decision.ttl, decision)
-        self._kept.move_to_end(domain)
-        if len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
+        self._keep(domain, decision)
         return decision
 
+    def _keep(self, domain: str, decision: Decision) -> None:
+        self._forget(domain)
+        self._kept[domain] = (self._now() + decision.ttl, decision)
+        self._kept_bytes += _size(decision)
+        while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, domain: str) -> None:
+        kept = self._kept.pop(domain, None)
+        if kept is not None:
+            self._kept_bytes -= _size(kept[1])
+
     async def _derive(self, domain: str) -> Decision:
-        override = override_for(domain, self._options.overrides)
+        override = override_for(domain, self._overrides)
         if override is not None and override is not TlsLevel.DANE_ONLY:
             return overridden(domain, await find_route(domain, self._resolver), override)
         (route, tlsa, dane_problem), sts = await asyncio.gather(
@@ -147,7 +177,7 @@ class Decider:
         ):  # RFC 7672 §2.2.1: an insecure MX can name anybody's host, so its TLSA says nothing
             return route, (), None
         found = await asyncio.gather(
-            *[find_tlsa(host.name, self._resolver, port=self._options.port) for host in route.hosts]
+            *[find_tlsa(host.name, self._resolver, port=self._port) for host in route.hosts]
         )
         return route, tuple(found), None
 
@@ -329,3 +359,11 @@ def _ttl(route: Route | NoRoute, tlsa: tuple[HostTlsa, ...]) -> int:
 
 def _server_name(host: MxHost) -> str | None:
     return None if host.name.startswith("[") else host.name
+
+
+def _size(decision: Decision) -> int:
+    """The memory that a decision takes, about."""
+    size = _DECISION_BYTES + sum(_PIECE_BYTES + 2 * len(line) for line in decision.sts.lines)
+    for host in decision.hosts:
+        size += _HOST_BYTES + sum(_PIECE_BYTES + len(record.data) for record in host.tlsa)
+    return size

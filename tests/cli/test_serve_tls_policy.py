@@ -105,6 +105,22 @@ def test_one_process(folder: Path) -> None:
     assert not (folder / "tlsrpt.sock").exists()
 
 
+def test_the_operators_word_is_taken_over_by_sighup_alone(folder: Path) -> None:
+    gateway = Gateway(folder, workers=1)
+    try:
+        gateway.wait_for("listener.ready", 3)
+        assert gateway.ask("encrypt.example") == "OK encrypt"
+        gateway.config.write_text(gateway.config.read_text().replace('= "encrypt"', '= "may"'))
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.wait_for("config.reloaded", 1)
+        assert gateway.ask("encrypt.example") == "OK may"
+        assert gateway.ask("[encrypt.example]") == "OK may"
+        assert gateway.stop() == 0
+    finally:
+        gateway.process.kill()
+        gateway.process.wait()
+
+
 def test_a_worker_that_is_killed_leaves_its_sockets_to_the_next(folder: Path) -> None:
     gateway = Gateway(folder, workers=2)
     try:
@@ -119,7 +135,7 @@ def test_a_worker_that_is_killed_leaves_its_sockets_to_the_next(folder: Path) ->
         gateway.wait_for_total("gateway_store_rows_total", 2)
         # New settings need new workers: the sockets go from the old first one to the new one.
         config = gateway.config.read_text().replace('= "encrypt"', '= "may"')
-        gateway.config.write_text(config)
+        gateway.config.write_text(config.replace("[tls_policy]", "[tls_policy]\nmax_connections = 999"))
         gateway.process.send_signal(signal.SIGHUP)
         gateway.wait_for("worker.ready", 6)
         assert gateway.ask("encrypt.example") == "OK may"

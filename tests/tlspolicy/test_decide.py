@@ -284,3 +284,33 @@ async def test_strangers_domains_do_not_fill_the_memory(monkeypatch: pytest.Monk
         await subject.decide(f"n{number}.example")
         assert await subject.decide("plain.example") is kept
     assert len(subject._kept) == 3
+
+
+async def test_new_overrides_hold_at_once_for_domains_already_decided() -> None:
+    subject = decider()
+    seen = subject.overrides
+    assert (await subject.decide("plain.example")).level is TlsLevel.MAY
+    subject.take_overrides({"plain.example": "refuse"})
+    assert subject.kept("plain.example") is None
+    assert (await subject.decide("plain.example")).level is TlsLevel.REFUSE
+    assert seen == {"plain.example": "refuse"}  # whoever was given the old ones sees the new
+    subject.take_overrides({})
+    assert (await subject.decide("plain.example")).level is TlsLevel.MAY
+
+
+async def test_large_decisions_of_strangers_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.tlspolicy.decide.MAX_KEPT_BYTES", 25_000)
+    lines = ["$SECURE on"]
+    for number in range(10):
+        lines += [f"d{number}.example. MX 1 mx{number}.example.", f"mx{number}.example. A 192.0.2.1"]
+        lines += [f"_25._tcp.mx{number}.example. TLSA 3 1 1 {n:02x}{'11' * 31}" for n in range(50)]
+    zone = ZoneResolver.from_text("\n".join(lines))
+    subject = Decider(zone, dane=ValidationWatch(validates))
+    for number in range(10):
+        await subject.decide(f"d{number}.example")
+    assert [subject.kept(f"d{number}.example") is not None for number in range(10)] == [False] * 8 + [
+        True
+    ] * 2
+    for number in range(8, 10):
+        subject._forget(f"d{number}.example")
+    assert subject._kept_bytes == 0

@@ -365,7 +365,8 @@ class OutboundTlsSettings(Section):
         default={},
         description=(
             'By recipient domain (".example.com": all below it), whatever its DNS says: "may" (no demands), "encrypt" (TLS,'
-            ' any certificate), "secure" (a certificate for the MX name), "dane-only", or "refuse" (no delivery).'
+            ' any certificate), "secure" (a certificate for the MX name), "dane-only", or "refuse" (no delivery). Read again'
+            " on SIGHUP."
         ),
         examples=[{"broken.example.com": "may", "bank.example.org": "secure"}],
     )
