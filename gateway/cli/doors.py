@@ -246,6 +246,10 @@ def outbound_door(parts: Parts, outbound: OutboundSettings) -> Door:
     async def close() -> None:
         listener.close()
 
+    def reload() -> None:
+        listener.reload_tls()
+        listener.trust(make_client_contexts(parts.settings.outbound_tls.ca_file))
+
     return Door(
         name="outbound",
         key="[outbound] listen",
@@ -255,7 +259,7 @@ def outbound_door(parts: Parts, outbound: OutboundSettings) -> Door:
         close=close,
         drain=listener.drain,
         retire=listener.retire,
-        reload=listener.reload_tls,
+        reload=reload,
     )
 
 

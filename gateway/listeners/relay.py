@@ -6,10 +6,10 @@ leaves one line in the log, each TLS session one more, and one for the daily rep
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import ClassVar, Final, Protocol
 
 import structlog
@@ -236,7 +236,7 @@ class RelayListener(SmtpServer):
                 idle_connection_s=settings.idle_connection_s,
                 max_hosts=settings.max_hosts,
                 own_names=frozenset(name.lower() for name in (hostname, ehlo_name, *settings.own_names)),
-                own_addresses=settings.own_addresses,
+                own_addresses=(*settings.own_addresses, *_networks(settings)),
             ),
             watcher=self,
             offered=offered(dsn=settings.dsn),
@@ -259,6 +259,10 @@ class RelayListener(SmtpServer):
             asks=asks,
         )
 
+    def trust(self, contexts: ClientContexts) -> None:
+        """Check certificates with these from now on."""
+        self.remote.options = replace(self.remote.options, contexts=contexts)
+
     def make_core(self, host: Host, *, peer: IpAddress, identifier: str) -> ProxySession:
         """The protocol of one session."""
         return ProxySession(self.proxy, host, peer=peer, identifier=identifier, make_transfer=RelayTransfer)
@@ -271,10 +275,21 @@ class RelayListener(SmtpServer):
         """A session with a remote server was opened, or could not be (`SessionWatcher`)."""
         version = facts.tls.version if facts.tls else None
         self.observe_relay.relay_session(facts.policy.demand, version, facts.problem, facts.failure)
-        _log.info("relay.session", id=destination.message, domain=destination.domain, **_fields(facts))
+        # A session as it should be is told with its message.
+        log = (
+            _log.info
+            if facts.failure or (facts.problem and facts.policy.demand is not Demand.NONE)
+            else _log.debug
+        )
+        log("relay.session", id=destination.message, domain=destination.domain, **_fields(facts))
         report = describe_session(decision, facts, at=datetime.now(UTC))
         if report:
             self._report(report)
+
+
+def _networks(settings: RelayConfig) -> Networks:
+    """Where we send from is ourselves, too."""
+    return tuple(ip_network(address) for address in (settings.source_ipv4, settings.source_ipv6) if address)
 
 
 def _fields(facts: SessionFacts) -> dict[str, object]:

@@ -167,8 +167,9 @@ class Dialog:
         self.session = replace(self.session, login=login)
 
     def wait(self, awaiting: Awaiting) -> None:
-        """A question is open; what the client sends ahead waits."""
+        """A question is open, with time of its own; what the client sends ahead waits."""
         self.awaiting = awaiting
+        self.progress += 1
 
     def resume(self) -> None:
         """The open question is answered."""

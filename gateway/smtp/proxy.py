@@ -178,7 +178,6 @@ class ProxySession:
 
     def downstream_received(self, data: bytes) -> list[Effect]:
         """Bytes from downstream."""
-        self._dialog.progress += 1
         if self._transfer.downstream_received(data):
             self._downstream_ready()
         return self._proceed()

@@ -66,6 +66,9 @@ class RelayTransfer(Transfer):
         """Ours: the next server is not known yet."""
         return self._dialog.host.capabilities()
 
+    def _note_progress(self) -> None:
+        """Only whole answers count: with a byte now and then, a stranger's server could hold our process for ever."""
+
     # MAIL
 
     def _ask_mail(self) -> None:

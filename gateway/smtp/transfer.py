@@ -295,6 +295,7 @@ class Transfer:
 
     def downstream_received(self, data: bytes) -> bool:
         """Bytes from downstream: True if it can be used from now on."""
+        self._note_progress()
         was_ready = self._backend.is_ready
         try:
             for answer in self._backend.receive(data):
@@ -304,6 +305,10 @@ class Transfer:
             self.downstream_failed(error.failure, error.detail)
             return False
         return self._backend.is_ready and not was_ready
+
+    def _note_progress(self) -> None:
+        """Downstream has said something, if only a part of its answer: it is alive."""
+        self._dialog.progress += 1
 
     def _answered(self, answer: Answer) -> None:
         step, reply = answer

@@ -117,6 +117,11 @@ class RemoteProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
 
+    def say(self, words: bytes) -> None:
+        """Unasked."""
+        if not self.is_lost:
+            self._say(words)
+
     def _say(self, answer: bytes) -> None:
         assert self._transport
         self._transport.write(answer.removesuffix(CLOSE))

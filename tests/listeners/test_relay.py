@@ -775,3 +775,17 @@ async def test_one_busy_domain_does_not_keep_our_mail_servers_processes(
         assert judge.may_answer
         judge.may_answer.set()
         assert (await holding)[-1].startswith("250")
+
+
+async def test_a_server_that_drips_bytes_gains_no_time(quick_clock: None) -> None:
+    """Our mail server may be gone long since: nobody else would end it."""
+    server = RemoteServer(FakeDownstream(at={("CONTENT", 0): SILENCE}))
+    config = RelayBedConfig(downstream_data_timeout_s=0.3)
+    async with open_relay({ONE: server}, decider("mx1.example"), config) as bed:
+        sending = asyncio.ensure_future(bed.send(BOB))
+        while not sending.done():
+            await asyncio.sleep(0.05)
+            if server.mail.seen["CONTENT"]:
+                server.protocols[0].say(b"250-")
+                server.protocols[0].say(b"x\r\n")
+        assert (await sending)[-1].startswith("451 4.4.2 ")

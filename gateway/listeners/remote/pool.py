@@ -158,7 +158,7 @@ class RemotePool:
     ) -> None:
         self.decider: Final = decider
         self.resolver: Final = resolver
-        self.options: Final = options
+        self.options = options
         self.limits: Final = limits
         self.watcher: Final = watcher
         self.capabilities: Capabilities | None = offered
