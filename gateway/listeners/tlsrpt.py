@@ -1,13 +1,12 @@
 """The socket to which Postfix 3.10 and newer report each TLS session; one datagram is one report (smtp_tlsrpt_socket_name).
 
-The writer never waits: what the kernel cannot queue is lost, so the queue is emptied a good piece at a time. What a datagram
-says is `gateway.postfix.tlsrpt`'s; where the sessions go is the store's.
+The writer never waits: what the kernel does not queue (net.unix.max_dgram_qlen datagrams) is lost, so the queue is emptied a good
+piece at a time. What a datagram says is `gateway.postfix.tlsrpt`'s; where the sessions go is the store's.
 """
 
 import asyncio
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,9 +21,6 @@ from gateway.tlspolicy.model import TlsSession
 
 AT_ONCE: Final = 50
 """Datagrams read in one turn of the loop; then others have theirs."""
-
-RECEIVE_BUFFER_BYTES: Final = 4_194_304
-"""Asked of the kernel, which grants what net.core.rmem_max allows."""
 
 QUIET_S: Final = 60.0
 """Faulty datagrams are counted each, and told of so often."""
@@ -91,8 +87,6 @@ class TlsReportListener:
         where = self._where
         path = SocketPath(where.path, where.mode, group=where.group, kind=socket.SOCK_DGRAM, take_over=shared)
         sock = bind_socket(path)
-        with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         try:
             path.publish()
         except OSError:

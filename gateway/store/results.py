@@ -10,8 +10,9 @@ from sqlalchemy import Engine, RowMapping, func, select
 from gateway.store.tables import MAX_DOMAIN_CHARACTERS, TLS_RESULTS
 from gateway.tlspolicy.model import FailureType, PolicyType, TlsSession
 
-MAX_LINES: Final = 200
-MAX_LINE_CHARACTERS: Final = 1_000
+MAX_POLICY_CHARACTERS: Final = 8_192
+"""Of a policy's lines in one row; honest ones have some hundred. Thousands of rows may wait in memory."""
+
 MAX_NAME_CHARACTERS: Final = 255
 MAX_ADDRESS_CHARACTERS: Final = 45
 MAX_REASON_CHARACTERS: Final = 500
@@ -142,4 +143,10 @@ def _cut(text: str | None, limit: int) -> str | None:
 
 
 def _lines(lines: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(line[:MAX_LINE_CHARACTERS] for line in lines[:MAX_LINES])
+    """As many whole lines as fit, from the first."""
+    size = 0
+    for number, line in enumerate(lines):
+        size += len(line)
+        if size > MAX_POLICY_CHARACTERS:
+            return lines[:number]
+    return lines
