@@ -12,7 +12,6 @@ import pytest
 
 from gateway.tlspolicy.model import Decision, Demand, TlsLevel, TlsProblem
 from tests.listeners.socketmap import Bed, open_bed
-from tests.live.doors import free_port
 from tests.live.postfix import PostfixBed, open_directory
 from tests.postfix.decisions import decided, enforced, host, no_route
 
@@ -120,7 +119,7 @@ class Pair:
 
     sender: PostfixBed
     remote: PostfixBed
-    port: int
+    socket: Path  # not a port: while no listener is there, another program could take it
 
     async def send(self) -> None:
         await asyncio.to_thread(
@@ -140,7 +139,7 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(directory: Path) -> Iterator[Pair]:
     remote = PostfixBed.start(directory / "remote", local_domains=("remote.test",))
-    port = free_port()
+    where = directory / "policy.sock"
     try:
         sender = PostfixBed.start(
             directory / "sender",
@@ -150,14 +149,14 @@ def pair(directory: Path) -> Iterator[Pair]:
                 "smtp_host_lookup": "native",
                 "smtp_address_preference": "ipv4",
                 "smtp_tls_security_level": "may",
-                "smtp_tls_policy_maps": f"socketmap:inet:127.0.0.1:{port}:postfix",
+                "smtp_tls_policy_maps": f"socketmap:unix:{where}:postfix",
                 "minimal_backoff_time": "1s",
                 "queue_run_delay": "1s",
                 "smtp_destination_concurrency_failed_cohort_limit": "0",
             },
         )
         try:
-            yield Pair(sender, remote, port)
+            yield Pair(sender, remote, where)
         finally:
             sender.stop()
     finally:
@@ -166,8 +165,8 @@ def pair(directory: Path) -> Iterator[Pair]:
 
 @asynccontextmanager
 async def answering(pair: Pair, decision: Decision, **options: Any) -> AsyncIterator[Bed]:
-    """The listener at the port that Postfix asks, with this decision for `localhost`."""
-    async with open_bed(decision, listen=("127.0.0.1", pair.port), **options) as bed:
+    """The listener at the socket that Postfix asks, with this decision for `localhost`."""
+    async with open_bed(decision, listen=pair.socket, socket_mode=0o666, **options) as bed:
         yield bed
 
 
@@ -225,7 +224,7 @@ async def test_dane_without_dnssec_in_postfix_is_may_and_dane_only_is_not(pair: 
 
 async def test_without_the_gateway_mail_waits(pair: Pair) -> None:
     await pair.send()
-    await pair.until_logged(rf"socketmap:inet:127\.0\.0\.1:{pair.port}.*(refused|lookup error)")
+    await pair.until_logged(r"socketmap:unix:.*lookup error for .localhost:\d+.$(?s:.*)No such file")
     assert pair.remote.messages("alice") == []
     async with answering(pair, local(TlsLevel.MAY)):
         await pair.try_again()
