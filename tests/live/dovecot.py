@@ -6,11 +6,15 @@ It is what Postfix asks about log-ins (`smtpd_sasl_type = dovecot`). Users and p
         ...
 """
 
+import base64
+import hmac
+import json
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +25,16 @@ import pytest
 
 from tests.live.postfix import _privilege, _session_is_over, wait_until
 
-MECHANISMS: Final = ("plain", "login", "cram-md5", "scram-sha-1", "scram-sha-256")
+MECHANISMS: Final = (
+    "plain",
+    "login",
+    "cram-md5",
+    "scram-sha-1",
+    "scram-sha-256",
+    "oauthbearer",
+    "xoauth2",
+)
+TOKEN_SECRET: Final = b"what the token's issuer and Dovecot share"
 
 _CONF: Final = """\
 base_dir = {directory}/run
@@ -33,6 +46,11 @@ mail_location = maildir:{directory}/mail/%n
 auth_mechanisms = {mechanisms}
 auth_failure_delay = 0
 auth_username_format = %Lu
+passdb {{
+  driver = oauth2
+  mechanisms = oauthbearer xoauth2
+  args = {directory}/oauth2.conf
+}}
 passdb {{
   driver = passwd-file
   args = scheme=PLAIN username_format=%n {directory}/passwords
@@ -46,6 +64,12 @@ service auth {{
     mode = 0666
   }}
 }}
+"""
+
+_OAUTH2_CONF: Final = """\
+introspection_mode = local
+local_validation_key_dict = fs:posix:prefix={directory}/keys/
+username_attribute = sub
 """
 
 
@@ -77,11 +101,24 @@ class DovecotBed:
         (directory / "passwords").write_text(
             "".join(f"{user}:{{PLAIN}}{word}\n" for user, word in passwords.items())
         )
+        (directory / "oauth2.conf").write_text(_OAUTH2_CONF.format(directory=directory))
+        key = directory / "keys/default/HS256/one"
+        key.parent.mkdir(parents=True)
+        key.write_bytes(base64.b64encode(TOKEN_SECRET))
         bed.launch()
         try:
             yield bed
         finally:
             bed.stop()
+
+    @staticmethod
+    def make_token(user: str, **claims: object) -> str:
+        """A JSON Web Token (RFC 7519) with which Dovecot lets this user in for an hour."""
+        header = {"alg": "HS256", "typ": "JWT", "kid": "one"}
+        now = int(time.time())
+        body = {"sub": user, "iat": now - 1, "exp": now + 3_600, **claims}
+        signed = b".".join(_b64url(json.dumps(part).encode()) for part in (header, body))
+        return (signed + b"." + _b64url(hmac.digest(TOKEN_SECRET, signed, "sha256"))).decode()
 
     def launch(self) -> None:
         """Run it (again, after `stop`) and wait for its socket."""
@@ -116,6 +153,10 @@ class DovecotBed:
             raise AssertionError(f"Dovecot ended with status {self._process.returncode}:\n{self.log()}")
         listing = subprocess.run([*_privilege(), "test", "-S", str(self.socket)], check=False)
         return listing.returncode == 0
+
+
+def _b64url(content: bytes) -> bytes:
+    return base64.urlsafe_b64encode(content).rstrip(b"=")
 
 
 def _signal(pid: int) -> None:

@@ -208,6 +208,29 @@ def test_scram_passes_through_whole(world: World) -> None:
         assert client.mail("alice@bed.test")[0] == 250
 
 
+@pytest.mark.parametrize("mechanism", ["OAUTHBEARER", "XOAUTH2"])
+def test_a_token_passes_through_however_long_it_is(world: World, mechanism: str) -> None:
+    """RFC 7628: longer than Postfix takes a command line; a bad one is answered in JSON first."""
+    token = world.dovecot.make_token("alice", padding="x" * 3_000)
+    start = "n,a=alice,\x01" if mechanism == "OAUTHBEARER" else "user=alice\x01"
+    with world.client() as client:
+        bad = f"{start}auth=Bearer {token[:-5]}AAAAA\x01\x01"
+        code, challenge = client.docmd("AUTH", f"{mechanism} {_b64(bad)}")
+        if code == 334:
+            assert b"status" in base64.b64decode(challenge)
+            code, _ = client.docmd("AQ==")
+        assert code == 535
+        somebody_else = f"{start}auth=Bearer {token}\x01\x01".replace("alice", "bob", 1)
+        code, _ = client.docmd("AUTH", f"{mechanism} {_b64(somebody_else)}")
+        if code == 334:
+            code, _ = client.docmd("AQ==")
+        assert code == 535, "the name beside the token is not believed"
+        assert (
+            client.docmd("AUTH", f"{mechanism} {_b64(f'{start}auth=Bearer {token}' + chr(1) * 2)}")[0] == 235
+        )
+        assert client.mail("alice@bed.test")[0] == 250
+
+
 def _b64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
