@@ -97,6 +97,7 @@ def judged_event(
         "listener": session.listener,
         "client_ip": str(session.client_ip),
         "helo": session.helo,
+        "login": session.login,
         "mail_from": envelope.mail_from.text if envelope.mail_from else "",
         "recipients": len(envelope.recipients),
         "author": author_text,

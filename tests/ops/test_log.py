@@ -56,6 +56,7 @@ def test_one_event_tells_the_whole_story_of_a_message() -> None:
         "listener": "inbound",
         "client_ip": "192.0.2.1",
         "helo": "mail.example.com",
+        "login": None,
         "mail_from": "ann@example.com",
         "recipients": 1,
         "author": "boss@bank.example",

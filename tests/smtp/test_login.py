@@ -225,6 +225,15 @@ def test_nobody_is_let_in_who_was_not_asked_for_a_proof(line: str) -> None:
     assert not holds_one(bench), "whoever it was let in as"
 
 
+@pytest.mark.parametrize("tls", [None, TLS])
+def test_other_doors_know_nothing_of_log_ins_whatever_is_behind_them(tls: Tls | None) -> None:
+    bench = Bench(downstream=FakeDownstream(keywords=("AUTH PLAIN LOGIN",)), tls=tls)
+    assert b"AUTH" not in bench.line("EHLO client.example")
+    assert bench.line(f"AUTH PLAIN {GOOD}").startswith(b"502")
+    assert bench.line("MAIL FROM:<ann@example.net> AUTH=<>").startswith(b"555")
+    assert bench.downstream.log == ["EHLO mx.example.net"]
+
+
 # Chaos
 
 STEPS = ("GREETING", "EHLO", "AUTH", "RESPONSE", "MAIL", "RCPT", "DATA", "CONTENT", "RSET")
