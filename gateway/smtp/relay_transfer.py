@@ -208,7 +208,7 @@ class RelayTransfer(Transfer):
         if remote.max_bytes is not None and len(message) > remote.max_bytes:
             return replies.REMOTE_TOO_LARGE
         if "SMTPUTF8" in params and not remote.smtputf8 and not _is_ascii(message.raw, message.body_start):
-            return replies.REMOTE_NO_SMTPUTF8
+            return replies.REMOTE_NO_UTF8_HEADER
         is_8bit = (params.get("BODY") or "").upper() == "8BITMIME"
         if is_8bit and not remote.eight_bit and not _is_ascii(message.raw, len(message)):
             return replies.REMOTE_NO_8BIT

@@ -74,6 +74,9 @@ NEEDS_DOMAIN: Final = Reply.of(550, "5.1.3", "A recipient elsewhere needs a doma
 REMOTE_NO_SMTPUTF8: Final = Reply.of(
     550, "5.6.7", "The recipient's mail server takes no internationalised mail"
 )
+REMOTE_NO_UTF8_HEADER: Final = Reply.of(
+    550, "5.6.9", "The recipient's mail server takes no UTF-8 header fields"
+)
 REMOTE_NO_8BIT: Final = Reply.of(554, "5.6.3", "The recipient's mail server takes no 8-bit content")
 REMOTE_NO_DSN: Final = Reply.of(
     554,

@@ -1,6 +1,7 @@
 """The relay between real Postfixes: ours hands in, others take; and a gateway that is killed at every stage (promises 1 and 3)."""
 
 import asyncio
+import re
 import smtplib
 import subprocess
 import sys
@@ -36,10 +37,10 @@ dane = false
 {tls}
 """
 
-# What docs/relay.md asks for; the queue is run every second, so that a test need not wait for five minutes.
+SERVICE = Path(__file__).parents[2] / "deploy/postfix/relay.cf"
+
+# The queue is run every second, so that a test need not wait for five minutes.
 OURS = {
-    "default_transport": "smtp",
-    "smtp_destination_recipient_limit": "1",
     "mynetworks": "127.0.0.0/8",
     "smtpd_relay_restrictions": "permit_mynetworks, reject",
     "smtpd_recipient_restrictions": "permit_mynetworks, reject",
@@ -105,6 +106,11 @@ class Bed:
         )
 
 
+def shipped_parameters() -> dict[str, str]:
+    """The main.cf lines that the shipped file asks for."""
+    return dict(re.findall(r"(?m)^#   (\w+) = (.+)$", SERVICE.read_text()))
+
+
 @contextmanager
 def open_bed(
     zone: str, remote_port: int, *, more: str = "", tls: str = "", ours: Mapping[str, str] | None = None
@@ -116,7 +122,11 @@ def open_bed(
         try:
             postfix = PostfixBed.start(
                 directory / "ours",
-                extra=OURS | {"relayhost": f"[127.0.0.1]:{gateway.port}"} | dict(ours or {}),
+                services=SERVICE.read_text(),
+                extra=OURS
+                | shipped_parameters()
+                | {"relayhost": f"[127.0.0.1]:{gateway.port}"}
+                | dict(ours or {}),
             )
             try:
                 yield Bed(gateway, postfix)
@@ -169,7 +179,7 @@ def test_without_the_recipient_limit_the_other_domains_wait_and_are_not_lost() -
     inboxes = [Inbox(), Inbox(), Inbox()]
     with (
         open_world(*inboxes) as port,
-        open_bed(THREE, port, ours={"smtp_destination_recipient_limit": "50"}) as bed,
+        open_bed(THREE, port, ours={"gateway_destination_recipient_limit": "50"}) as bed,
     ):
         bed.send(*EVERYBODY)
         bed.wait_until_sent(4)
