@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.mail.errors import ParseError
-from gateway.smtp.proxy_protocol import MAX_V2_BYTES, ProxyHeader, parse_proxy_header
+from gateway.smtp.proxy_protocol import MAX_V2_BYTES, ProxyHeader, bytes_to_read, parse_proxy_header
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
 V4 = ip_address("203.0.113.9").packed + ip_address("192.0.2.1").packed + b"\x04\xd2\x00\x19"
@@ -81,3 +81,27 @@ def test_any_bytes_are_read_or_refused_and_never_wait_for_ever(data: bytes) -> N
         assert len(data) < MAX_V2_BYTES
     else:
         assert header.size <= len(data)
+
+
+HEADERS = [
+    b"PROXY UNKNOWN\r\n",
+    b"PROXY UNKNOWN ffff:f...f:ffff 65535 65535\r\n",
+    b"PROXY TCP4 203.0.113.9 192.0.2.1 1 2\r\n",
+    b"PROXY TCP6 2001:db8::1 2001:db8::2 65535 465\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\0",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12),
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x21\1\x00" + bytes(256),
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@given(st.integers(1, 50))
+def test_reading_what_is_surely_the_headers_reads_all_of_it_and_no_more(header: bytes, most: int) -> None:
+    """What follows is a TLS handshake, which cannot be put back."""
+    stream = header + b"\x16\x03\x01" + b"hello" * 20
+    read = b""
+    while parse_proxy_header(read) is None:
+        size = min(most, bytes_to_read(read))
+        assert size >= 1
+        read += stream[len(read) : len(read) + size]
+    assert read == header
