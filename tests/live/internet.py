@@ -1,7 +1,9 @@
 """A small internet for outbound mail: DNS with DNSSEC, mail servers with good and bad certificates, MTA-STS policy hosts.
 
-    with internet_on(network, {"signed.test": "@ MX 10 mx\\nmx A {good}\\n_{port}._tcp.mx TLSA {good:3 1 1}"}, ...) as world:
-        world.mailbox...
+    zones = {"signed.test": "@ MX 10 mx\\nmx A {good}\\n_{port}._tcp.mx TLSA {good:3 1 1}"}
+    made_of = World(zones=zones, signed=["signed.test"], domains=["signed.test"], names=["mx.signed.test"])
+    with private_network() as network, internet_on(network, made_of) as world, gateway_in(world, directory) as gateway:
+        ...  # what arrives: world.remote.wait_for_message("alice@signed.test")
 
 A zone's text names servers by kind: `{good}` is the address of the mail server with the good certificate, `{good:3 1 1}` the TLSA
 data that vouches for it, `{port}` the port of all mail servers. The well-behaved ones are one real Postfix that listens at an

@@ -399,6 +399,7 @@ def _dane_matches() -> Iterator[Scenario]:
         "2 0 2",
         "2 1 2",
         "2 0 0",
+        "2 1 0",
     ):
         yield dane(f"TLSA {numbers}", good + tlsa(Server.GOOD, numbers), Outcome.VERIFIED)
     # RFC 7672 §3.1.1: with usage 3 neither names nor dates count.
@@ -548,6 +549,11 @@ def _routes() -> Iterator[Scenario]:
         level=TlsLevel.DANE,
     )
     yield row("first MX down, second up", mx(Server.NOBODY, "mx2", 5) + mx(Server.GOOD), Outcome.ENCRYPTED)
+    yield row(
+        "an IPv6 address that refuses, an IPv4 one that answers",
+        mx(Server.GOOD) + "mx AAAA ::1\n",
+        Outcome.ENCRYPTED,
+    )
     yield row("first MX 421, second up", mx(Server.BUSY, "mx2", 5) + mx(Server.GOOD), Outcome.ENCRYPTED)
     yield row("null MX", "@ MX 0 .\n", Outcome.REFUSED)
     yield row("no MX, an address (implicit MX)", "@ A {good}\n", Outcome.ENCRYPTED)
@@ -614,8 +620,8 @@ in; *Postfix* is what a Postfix does that delivers by itself and asks the gatewa
 `smtp_tls_security_level = may` and `smtp_dns_support_level = dnssec`. Both are the first attempt; what is deferred is tried again.
 
 *verified*: over TLS, with the certificate that DANE or MTA-STS demanded. *encrypted*: over TLS, and nothing was demanded of the
-certificate. *Asked for* is the decision in Postfix's words (`gateway tls DOMAIN` explains one); *reported* is the failure that a
-TLS report (RFC 8460) shows the domain's owner.
+certificate. *Asked for* is the decision in Postfix's words (`gateway tls DOMAIN` explains one); *reported* is the failure that the
+relay records for the domain's TLS report (RFC 8460). Postfix reports its own sessions, from 3.10 on.
 """
 
 

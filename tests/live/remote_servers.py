@@ -43,7 +43,7 @@ class Crew:
             except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 pass  # the peer is gone, or the crew is dismissed
             finally:
-                writer.transport.abort() if writer.transport.is_closing() else writer.close()
+                writer.close()
 
         listening = self.network.listen(address, port)
         server = self.run(asyncio.start_server(hold, sock=listening, ssl=tls))
