@@ -1,11 +1,14 @@
 """The answer: what is to be done with a message, by which rule, with which words, on what evidence."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.auth.arc.sets import ChainValidation
 from gateway.auth.results import Evidence, Signing
+from gateway.dns.budget import DnsQuestion
+from gateway.mail.author import Author, NoAuthor
 from gateway.mail.edits import NO_EDITS, Edits
 from gateway.mail.envelope import Envelope
 from gateway.mail.message import Message
@@ -29,6 +32,40 @@ class Stage(StrEnum):
     MESSAGE = "message"  # at the end of the data: everything is
 
 
+class RuleTried(NamedTuple):
+    """A rule that did not take the message, and the first of its conditions that was not met."""
+
+    rule: str
+    key: str
+    wanted: str
+    """What the condition asks for; of an exception, what it excepts."""
+    is_exception: bool = False
+    """The conditions were met, and so was the exception (`unless`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inquiry:
+    """How a verdict came about, for the trace.
+
+    Attributes:
+        message_id: the Message-ID field as it stands there, cut.
+        questions: what the DNS was asked.
+        is_remembered: for client and sender's domain it was not asked, because it had been before.
+        tried: the rules before the one that was taken.
+        facts: what their conditions found, by their keys, in words.
+        removed: the names of the fields that the edits leave out.
+    """
+
+    seconds: float
+    author: Author | NoAuthor | None = None
+    message_id: str | None = None
+    questions: Sequence[DnsQuestion] = ()
+    is_remembered: bool = False
+    tried: tuple[RuleTried, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The engine's answer for one message (or, before DATA, for what is known by then).
@@ -44,6 +81,7 @@ class Verdict:
         signing: our own signatures, which are among the edits; None where it was not asked for: a stranger's message, a
             message that is not handed on, or no keys.
         sealed: what our ARC seal, which is among the edits, says of the chain before it; None where there is none.
+        inquiry: how it came about; None where nobody keeps traces.
     """
 
     disposition: Disposition
@@ -54,6 +92,7 @@ class Verdict:
     evidence: Evidence = field(default_factory=Evidence)
     signing: Signing | None = None
     sealed: ChainValidation | None = None
+    inquiry: Inquiry | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """A refusal has a reply of its own class."""

@@ -13,11 +13,12 @@ _MAY_IMPORT = {
     "dns": {"dns", "mail"},
     "auth": {"auth", "dns", "mail"},
     "tlspolicy": {"tlspolicy", "dns", "mail"},
-    "store": {"store", "tlspolicy", "dns", "mail"},
+    "store": {"store", "trace", "tlspolicy", "dns", "mail", "verdict"},
     "keys": {"keys", "auth", "dns", "mail"},
     "postfix": {"postfix", "tlspolicy", "dns", "mail"},  # sans-IO, as smtp
     "policy": {"policy", "auth", "dns", "mail", "verdict"},
-    "verdict": {"auth", "mail"},
+    "verdict": {"auth", "dns", "mail"},
+    "trace": {"trace", "auth", "dns", "mail", "verdict"},
     "stamp": {"auth", "mail"},
     "connection": {"auth", "dns", "mail"},
     "submission": {"mail"},
@@ -33,6 +34,7 @@ _MAY_IMPORT = {
         "postfix",
         "ops",
         "store",
+        "trace",
         "tlspolicy",
         "dns",
         "mail",
@@ -53,6 +55,7 @@ _ONLY_IN = {
     "milter": {"listeners"},
     "aiohttp": {"listeners", "tlspolicy/mta_sts/fetch.py"},
     "sqlalchemy": {"store"},
+    "msgspec": {"trace"},
     "email": set(),  # recursive and quadratic on hostile headers
 }
 

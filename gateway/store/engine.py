@@ -7,8 +7,9 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from gateway.store.errors import StoreError
@@ -37,6 +38,7 @@ _REMEDIES: Final = (
     ("no such file or directory", "start PostgreSQL, or correct the socket's directory in the URL"),
     ("file is not a database", "something else is in this file: give another path"),
     ("readonly database", "give the gateway's user the right to write the file and its directory"),
+    ("no such table", "start this release of the gateway once: it brings the store up to date"),
     ("unable to open database file", "give the gateway's user the right to write in the file's directory"),
     ("database is locked", "end the program that holds it open for writing"),
     ("disk image is malformed", "restore the file from a backup, or move it away: a new one is made"),
@@ -72,6 +74,25 @@ def open_engine(url_text: str) -> Engine:
     return engine
 
 
+def open_to_read(url_text: str) -> Engine:
+    """Connect to what is there already, and change nothing: while the gateway runs, or after it.
+
+    Raises:
+        StoreError: it cannot be used, or is not there; with the remedy.
+    """
+    try:
+        url = make_url(url_text)
+        if url.get_backend_name() == "sqlite":
+            return _sqlite_to_read(Path(url.database or ""))
+        return _postgresql(url).execution_options(postgresql_readonly=True)
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        raise StoreError("is no URL of a store") from None
+    except ModuleNotFoundError:
+        raise StoreError(
+            "the PostgreSQL driver is not installed", 'pip install "mailflow-gateway[postgresql]"'
+        ) from None
+
+
 def explain(error: Exception) -> StoreError:
     """A database's error in one line, with a remedy where one is known."""
     said = str(error.orig) if isinstance(error, DBAPIError) and error.orig is not None else str(error)
@@ -91,6 +112,23 @@ def _sqlite(url: URL) -> Engine:
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _sqlite_to_read(path: Path) -> Engine:
+    try:
+        there = path.is_file()
+    except PermissionError:
+        there = True
+    if not there:
+        raise StoreError(f"there is no file {path}", "start the gateway once: it makes the store")
+    if not os.access(path, os.R_OK):
+        raise StoreError(f"{path} may not be read", "run this as the gateway's user, or as root")
+    where = f"file:{quote(os.fspath(path.absolute()))}?mode=ro"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(where, uri=True, timeout=LOCK_WAIT_S, check_same_thread=False)
+
+    return create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=MAX_CONNECTIONS)
 
 
 def _make_file(path: Path) -> None:

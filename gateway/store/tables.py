@@ -99,3 +99,45 @@ TLS_RESULTS: Final = Table(
     Index("tls_results_at", "at"),
     Index("tls_results_domain", "policy_domain", "at"),
 )
+
+MAX_ID_CHARACTERS: Final = 64
+MAX_WORD_CHARACTERS: Final = 20
+
+TRACES: Final = Table(
+    "traces",
+    METADATA,
+    Column("key", _Id, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("id", String(MAX_ID_CHARACTERS), nullable=False),
+    Column("queue_id", Text),
+    Column("message_id", Text),
+    Column("listener", String(MAX_WORD_CHARACTERS), nullable=False),
+    Column("client", String(45), nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("recipients", Text, nullable=False),
+    Column("author", Text),
+    Column("author_domain", Text),
+    Column("disposition", String(MAX_WORD_CHARACTERS)),
+    Column("rule", Text),
+    Column("code", Integer),
+    Column("size", BigInteger),
+)
+"""What traces are found by: narrow, so that all of it can be looked through; the key is their order.
+
+No index but the key's: one more costs each message as much processor time as all of the rest (docs/decisions/0031).
+"""
+
+TRACE_DOCUMENTS: Final = Table(
+    "trace_documents",
+    METADATA,
+    Column("key", _Id, primary_key=True, autoincrement=False),
+    Column("document", Text, nullable=False),
+)
+
+TRACE_RING: Final = Table(
+    "trace_ring",
+    METADATA,
+    Column("name", String(20), primary_key=True),
+    Column("last", BigInteger, nullable=False),
+)
+"""One row, `traces`: the last key that was given. Whoever takes keys holds it until they are written, so they come in order."""

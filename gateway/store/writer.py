@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import Final, NamedTuple
+from operator import itemgetter
+from typing import Final, NamedTuple, Protocol, cast
 
 import structlog
-from sqlalchemy import Engine, Table, delete, insert, select
+from sqlalchemy import Connection, Engine, Table, delete, insert, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -48,6 +49,27 @@ class WriterLimits:
     clean_rows: int = 1_000
 
 
+class Sink(Protocol):
+    """Who knows better than `INSERT` how its items are written."""
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        ...
+
+    def write(self, connection: Connection, items: Sequence[object]) -> None:
+        """Write them, within a transaction."""
+        ...
+
+
+class Cleaned(Protocol):
+    """What old rows are deleted from."""
+
+    def clean(self, connection: Connection, rows: int) -> int:
+        """Delete so many at most, and say how many there were."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Retention:
     """Rows of `table` whose `moment` is longer ago than `keep` go."""
@@ -56,6 +78,15 @@ class Retention:
     moment: str
     keep: timedelta
 
+    def clean(self, connection: Connection, rows: int) -> int:
+        """See `Cleaned`."""
+        (key,) = self.table.primary_key.columns
+        too_old = self.table.c[self.moment] < datetime.now(UTC) - self.keep
+        some = select(key).where(too_old).limit(rows)
+        return connection.execute(delete(self.table).where(key.in_(some))).rowcount
+
+
+_Entry = tuple[Table | Sink, object]
 
 DEFAULT_LIMITS: Final = WriterLimits()
 
@@ -79,12 +110,12 @@ class Writer:
     """
 
     def __init__(
-        self, engine: Engine, *, retention: Sequence[Retention] = (), limits: WriterLimits = DEFAULT_LIMITS
+        self, engine: Engine, *, retention: Sequence[Cleaned] = (), limits: WriterLimits = DEFAULT_LIMITS
     ) -> None:
         self._engine = engine
         self._retention = tuple(retention)
         self._limits = limits
-        self._rows: deque[tuple[Table, Row]] = deque()
+        self._rows: deque[_Entry] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ends: float | None = None
@@ -101,17 +132,28 @@ class Writer:
         Rows of one table have the same keys.
         """
         with self._changed:
-            if self._ends is not None:
-                self._dropped += 1
-                return
-            if len(self._rows) >= self._limits.max_rows:
+            if self._ends is None and len(self._rows) >= self._limits.max_rows:
                 self._rows.popleft()
                 self._dropped += 1
-            self._rows.append((table, row))
-            if len(self._rows) in {1, self._limits.batch_rows}:
-                self._changed.notify()
-            if self._thread is None:
-                self.start()
+            self._append(table, row)
+
+    def put(self, sink: Sink, item: object) -> None:
+        """Take an item as `add` takes a row; where half the room is taken already, it gives way to rows that matter more."""
+        with self._changed:
+            if len(self._rows) * 2 >= self._limits.max_rows:
+                self._dropped += 1
+            else:
+                self._append(sink, item)
+
+    def _append(self, sink: Table | Sink, item: object) -> None:
+        if self._ends is not None:
+            self._dropped += 1
+            return
+        self._rows.append((sink, item))
+        if len(self._rows) in {1, self._limits.batch_rows}:
+            self._changed.notify()
+        if self._thread is None:
+            self.start()
 
     def start(self) -> None:
         """Begin without waiting for a first row, so that old ones are deleted."""
@@ -171,7 +213,7 @@ class Writer:
             retry_s = self._limits.retry_s
             self._is_up()
 
-    def _next_batch(self) -> list[tuple[Table, Row]]:
+    def _next_batch(self) -> list[_Entry]:
         """The next rows; none where it is time to clean, or where all is written and we are closing."""
         limits = self._limits
         with self._changed:
@@ -185,7 +227,7 @@ class Writer:
             self._in_work = size
             return [self._rows.popleft() for _ in range(size)]
 
-    def _write(self, batch: Sequence[tuple[Table, Row]]) -> None:
+    def _write(self, batch: Sequence[_Entry]) -> None:
         """One transaction; where a row spoils it, one for each row.
 
         Raises:
@@ -200,7 +242,7 @@ class Writer:
         else:
             self._count(written=len(batch))
 
-    def _write_singly(self, batch: Sequence[tuple[Table, Row]]) -> None:
+    def _write_singly(self, batch: Sequence[_Entry]) -> None:
         refused: list[tuple[str, Exception]] = []
         try:
             for one in batch:
@@ -218,10 +260,13 @@ class Writer:
                 table, first = refused[0]
                 _log.error("store.rows-refused", table=table, rows=len(refused), exc_info=first)
 
-    def _insert(self, batch: Sequence[tuple[Table, Row]]) -> None:
+    def _insert(self, batch: Sequence[_Entry]) -> None:
         with self._engine.begin() as connection:
-            for table, rows in _by_table(batch):
-                connection.execute(insert(table), rows)
+            for sink, items in _by_sink(batch):
+                if isinstance(sink, Table):
+                    connection.execute(insert(sink), [dict(cast("Row", row)) for row in items])
+                else:
+                    sink.write(connection, items)
 
     def _count(self, *, written: int = 0, dropped: int = 0) -> None:
         with self._changed:
@@ -229,7 +274,7 @@ class Writer:
             self._dropped += dropped
             self._in_work = max(0, self._in_work - written - dropped)
 
-    def _wait_out(self, error: Exception, batch: list[tuple[Table, Row]], pause_s: float) -> bool:
+    def _wait_out(self, error: Exception, batch: list[_Entry], pause_s: float) -> bool:
         """Put the rows back and wait; False where there is no time left to try again."""
         reason = str(explain(error))
         with self._changed:
@@ -271,12 +316,11 @@ class Writer:
                 return
         self._clean_at = time.monotonic() + self._limits.clean_every_s
 
-    def _delete_some(self, rule: Retention) -> int:
-        (key,) = rule.table.primary_key.columns
-        too_old = rule.table.c[rule.moment] < datetime.now(UTC) - rule.keep
-        some = select(key).where(too_old).limit(self._limits.clean_rows)
-        with self._engine.begin() as connection:
-            return connection.execute(delete(rule.table).where(key.in_(some))).rowcount
+    def _delete_some(self, rule: Cleaned) -> int:
+        # Reading first and writing then: SQLite wants the lock before.
+        locking = self._engine.connect().execution_options(takes_write_lock=True)
+        with locking as connection, connection.begin():
+            return rule.clean(connection, self._limits.clean_rows)
 
 
 def _is_the_databases(error: Exception) -> bool:
@@ -286,6 +330,6 @@ def _is_the_databases(error: Exception) -> bool:
     return isinstance(error, DBAPIError) and not isinstance(error, _ROW_FAULTS)
 
 
-def _by_table(batch: Sequence[tuple[Table, Row]]) -> Iterator[tuple[Table, list[dict[str, object]]]]:
-    for table, rows in groupby(batch, key=lambda one: one[0]):
-        yield table, [dict(row) for _, row in rows]
+def _by_sink(batch: Sequence[_Entry]) -> Iterator[tuple[Table | Sink, list[object]]]:
+    for sink, entries in groupby(batch, key=itemgetter(0)):
+        yield sink, [item for _, item in entries]

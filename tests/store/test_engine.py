@@ -64,10 +64,8 @@ def test_each_migration_is_done_once_and_the_next_release_goes_on_from_there(dat
         assert connection.exec_driver_sql("SELECT domain, more FROM mta_sts_policies").all() == [
             ("a.example", None)
         ]
-        assert connection.exec_driver_sql("SELECT number FROM gateway_schema ORDER BY 1").scalars().all() == [
-            1,
-            2,
-        ]
+        applied = connection.exec_driver_sql("SELECT number FROM gateway_schema ORDER BY 1").scalars().all()
+        assert applied == list(range(1, len(later) + 1))
     engine.dispose()
 
 

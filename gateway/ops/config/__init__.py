@@ -23,6 +23,7 @@ from gateway.ops.config.models import (
     StoreSettings,
     SubmissionSettings,
     TlsPolicySettings,
+    TraceSettings,
 )
 from gateway.ops.config.values import HostPort, IpNetwork
 
@@ -48,4 +49,5 @@ __all__ = [
     "StoreSettings",
     "SubmissionSettings",
     "TlsPolicySettings",
+    "TraceSettings",
 ]

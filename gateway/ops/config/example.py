@@ -23,7 +23,7 @@ _HEAD: Final = """\
 # Any key can be set from the environment: GATEWAY_DNS__TIMEOUT_S=3 is timeout_s in [dns].
 """
 
-_ON: Final = frozenset({"inbound", "dns", "policy", "dkim", "arc", "outbound_tls", "log"})
+_ON: Final = frozenset({"inbound", "dns", "policy", "dkim", "arc", "outbound_tls", "trace", "log"})
 """Sections that stand in the example: the proxy, and what has defaults. All others are shown, and off."""
 
 

@@ -35,12 +35,14 @@ from gateway.ops.config.models import (
     PolicySettings,
     Settings,
     SigningSettings,
+    TraceSettings,
 )
 from gateway.policy import RuleError, load_rules
 from gateway.tlspolicy.mta_sts.own import POLICY_HOST_LABEL
 from gateway.tlspolicy.mta_sts.policy import Mode, matches
 
 _MAX_SECRET_BYTES: Final = 4_096
+_MIN_HASH_KEY_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,6 +327,33 @@ def load_secret(path: Path) -> str:
     if not base64.b64decode(secret, validate=True):
         raise ValueError("empty")
     return secret
+
+
+def check_hash_key(trace: TraceSettings) -> Iterator[FileFault]:
+    """Whether the key that addresses are hashed with can be read, and is long enough."""
+    if trace.hash_key_file is None:
+        return
+    try:
+        load_hash_key(trace.hash_key_file)
+    except OSError as error:
+        yield _unreadable("trace", "hash_key_file", error)
+    except ValueError as error:
+        remedy = f"make one: openssl rand -hex 32 > {trace.hash_key_file.name}"
+        yield FileFault(section="trace", key="hash_key_file", what=str(error), remedy=remedy)
+
+
+def load_hash_key(path: Path) -> bytes:
+    """The key of `[trace] hash_key_file`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too short.
+    """
+    with path.open("rb") as file:
+        key = file.read(_MAX_SECRET_BYTES).strip()
+    if len(key) < _MIN_HASH_KEY_BYTES:
+        raise ValueError(f"holds fewer than {_MIN_HASH_KEY_BYTES} bytes")
+    return key
 
 
 def check_authorities(outbound_tls: OutboundTlsSettings) -> Iterator[FileFault]:

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from gateway.ops.config.models import (
     SigningSettings,
     SmtpSettings,
     SubmissionSettings,
+    TraceSettings,
 )
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
@@ -43,6 +44,17 @@ _WITH_TLS: Final[Mapping[str, type[SmtpSettings] | type[MtaStsSettings]]] = {
     "mta_sts": MtaStsSettings,
 }
 """Sections that name a certificate."""
+
+_WITH_FILES: Final[Sequence[tuple[str, type[Section], Callable[[Any], Iterable[files.FileFault]]]]] = (
+    ("dns", DnsSettings, files.check_zone),
+    ("outbound_tls", OutboundTlsSettings, files.check_authorities),
+    ("arc", ArcSettings, files.check_seal),
+    ("policy", PolicySettings, files.check_rules),
+    ("keys", KeysSettings, files.check_keys),
+    ("dns_update", DnsUpdateSettings, files.check_update),
+    ("trace", TraceSettings, files.check_hash_key),
+)
+"""Sections that name other files, and who looks at them."""
 
 S = TypeVar("S", bound=Section)
 
@@ -254,35 +266,16 @@ def _check_files(
     settings: Settings | None, merged: Mapping[str, Any], context: Mapping[str, object], now: datetime
 ) -> Iterable[files.FileFault]:
     """Look at every file named in a section that is itself in order, even if another section is not."""
-    dns = settings.dns if settings else _section(DnsSettings, merged.get("dns", {}), context)
-    if dns is not None:
-        yield from files.check_zone(dns)
-    for name, model in _WITH_TLS.items():
-        section = getattr(settings, name) if settings else _section(model, merged.get(name), context)
-        if section is not None:
-            yield from files.check_tls(name, section, now)
-    outbound_tls = (
-        settings.outbound_tls
-        if settings
-        else _section(OutboundTlsSettings, merged.get("outbound_tls", {}), context)
-    )
-    if outbound_tls is not None:
-        yield from files.check_authorities(outbound_tls)
+    for name, with_tls in _WITH_TLS.items():
+        tls = getattr(settings, name) if settings else _section(with_tls, merged.get(name), context)
+        if tls is not None:
+            yield from files.check_tls(name, tls, now)
     yield from files.check_signing(list(_signing(settings, merged, context)))
-    arc = settings.arc if settings else _section(ArcSettings, merged.get("arc", {}), context)
-    if arc is not None:
-        yield from files.check_seal(arc)
-    policy = settings.policy if settings else _section(PolicySettings, merged.get("policy", {}), context)
-    if policy is not None:
-        yield from files.check_rules(policy)
-    keys = settings.keys if settings else _section(KeysSettings, merged.get("keys"), context)
-    if keys is not None:
-        yield from files.check_keys(keys)
-    update = (
-        settings.dns_update if settings else _section(DnsUpdateSettings, merged.get("dns_update"), context)
-    )
-    if update is not None:
-        yield from files.check_update(update)
+    for name, model, check in _WITH_FILES:
+        absent: Mapping[str, Any] | None = None if Settings.model_fields[name].default is None else {}
+        section = getattr(settings, name) if settings else _section(model, merged.get(name, absent), context)
+        if section is not None:
+            yield from check(section)
     if settings is not None and settings.mta_sts is not None:
         yield from files.check_policy_host(settings.mta_sts, settings)
 

@@ -413,6 +413,38 @@ class StoreSettings(Section):
     keep_results_days: Count = Field(default=8, description="How long results of TLS sessions are kept.")
 
 
+class TraceSettings(Section):
+    """One record for each message, for `gateway trace` and the page; kept in [store], off where there is none."""
+
+    keep: int = Field(
+        default=100_000,
+        strict=True,
+        ge=0,
+        le=100_000_000,
+        description="Messages kept; each takes about 4 KB. The oldest go first. 0: none.",
+    )
+    keep_days: Count = Field(default=14, description="No trace is kept longer, however few there are.")
+    addresses: Literal["plain", "hashed"] = Field(
+        default="plain",
+        description='"hashed": local parts and logins are kept as keyed hashes; searching by address works all the same.',
+    )
+    hash_key_file: FilePath | None = Field(
+        default=None,
+        description="The key for it: any file of 16 bytes or more (openssl rand -hex 32 > file), readable by the gateway only.",
+        examples=["/etc/gateway/trace.key"],
+    )
+
+    @field_validator("hash_key_file")
+    @classmethod
+    def _key_to_hash_with(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if key is None and info.data.get("addresses") == "hashed":
+            raise wrong(
+                'addresses = "hashed" needs hash_key_file: without a key anybody could try addresses out',
+                "make one: openssl rand -hex 32 > /etc/gateway/trace.key",
+            )
+        return key
+
+
 class SigningSettings(Section):
     """One DKIM key; several for one domain sign side by side (RSA and Ed25519)."""
 
@@ -700,6 +732,7 @@ class Settings(Section):
     dns_update: DnsUpdateSettings | None = None
     mta_sts: MtaStsSettings | None = None
     store: StoreSettings | None = None
+    trace: TraceSettings = TraceSettings()
     log: LogSettings = LogSettings()
     local_domains: LocalDomains = Field(
         default=(),

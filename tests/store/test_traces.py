@@ -1,0 +1,321 @@
+"""The ring of traces: bounded in number and in time, in order, and found by whatever an operator was told."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from gateway.mail.envelope import Listener
+from gateway.store import Store, StoreError
+from gateway.store.engine import open_engine, open_to_read
+from gateway.store.traces import EVERYTHING, Kept, Ring, TraceFilter, TraceRing, Traces
+from gateway.store.writer import Writer, WriterLimits
+from gateway.trace.addresses import AddressHider
+from gateway.trace.model import Addressee, Trace
+from gateway.verdict import Disposition
+from tests.store.databases import TIMEOUT_S, database, postgresql, sqlite_url, until
+from tests.trace.samples import SESSION, trace
+
+__all__ = ["database", "postgresql"]
+
+QUICK = WriterLimits(gather_s=0.0, retry_s=0.01, max_retry_s=0.05)
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    engine = open_engine(database)
+    yield engine
+    engine.dispose()
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def write(engine: Engine, *traces: Trace, ring: Ring = Ring()) -> None:  # noqa: B008 - a frozen value
+    with engine.begin() as connection:
+        TraceRing(ring).write(connection, [Kept.of(each) for each in traces])
+
+
+def test_what_is_kept_is_found_newest_first_and_whole(engine: Engine) -> None:
+    kept = [trace(f"id{n}") for n in range(5)]
+    write(engine, *kept[:3])
+    write(engine, *kept[3:])
+    traces = Traces(engine)
+    lines = traces.find()
+    assert [line.id for line in lines] == ["id4", "id3", "id2", "id1", "id0"]
+    assert [traces.get(line.key) for line in lines] == kept[::-1]
+    assert traces.get_by_id("id2") == kept[2]
+    assert traces.get_by_id("id9") is None
+    assert traces.get(99) is None
+
+
+def test_pages_follow_each_other_and_what_comes_later_does_not_move_them(engine: Engine) -> None:
+    traces = Traces(engine)
+    write(engine, *(trace(f"id{n}") for n in range(5)))
+    first = traces.find(limit=2)
+    write(engine, trace("later"))
+    second = traces.find(before=first[-1].key, limit=2)
+    assert [line.id for line in (*first, *second)] == ["id4", "id3", "id2", "id1"]
+    assert [line.id for line in traces.after(first[0].key)] == ["later"]
+    assert traces.after(traces.last_key()) == []
+
+
+WANTED = trace(
+    "wanted.1",
+    queue_id="4VxYz12345",
+    message_id="<Some.Thing@Example.ORG>",
+    mail_from="Ann@Mail.Example.com",
+    recipients=(
+        Addressee("bob_1@example.net", 250),
+        Addressee('"a b"@example.net', 550),
+        Addressee("Postmaster"),
+    ),
+    author="Boss@bank.example",
+    rule="dmarc-reject",
+    session=replace(SESSION, client_ip=ip_address("2001:db8::7"), listener=Listener.MILTER),
+)
+OTHER = trace(
+    "other.1",
+    message_id="<x@y.example>",
+    mail_from="",
+    recipients=(Addressee("bobx1@example.netz", 250),),
+    author=None,
+    evidence=replace(WANTED.evidence, dmarc=None),
+    rule="pass",
+    disposition=Disposition.ACCEPT,
+    session=replace(SESSION, client_ip=ip_address("2001:db8::70")),
+)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        TraceFilter(words=("wanted.1",)),
+        TraceFilter(words=("4VxYz12345",)),
+        TraceFilter(words=("<Some.Thing@Example.ORG>",)),
+        TraceFilter(words=("Some.Thing@Example.ORG",)),
+        TraceFilter(words=("ann@mail.example.com",)),
+        TraceFilter(words=("<BOB_1@example.net>",)),
+        TraceFilter(words=("boss@BANK.example",)),
+        TraceFilter(words=("2001:DB8::7",)),
+        TraceFilter(words=("wanted.1", "ann@mail.example.com")),
+        TraceFilter(id="wanted.1"),
+        TraceFilter(queue_id="4VxYz12345"),
+        TraceFilter(message_id="<Some.Thing@Example.ORG>"),
+        TraceFilter(sender="ann@mail.example.com"),
+        TraceFilter(sender="mail.example.com"),
+        TraceFilter(sender=".example.com"),
+        TraceFilter(recipient="bob_1@example.net"),  # `_` is any character to LIKE
+        TraceFilter(recipient="example.net"),
+        TraceFilter(recipient='"a b"@example.net'),
+        TraceFilter(recipient="postmaster"),
+        TraceFilter(author="bank.example"),
+        TraceFilter(author_domain="Bank.Example"),
+        TraceFilter(client="2001:db8::7"),
+        TraceFilter(disposition=Disposition.REJECT),
+        TraceFilter(rule="dmarc-reject"),
+        TraceFilter(listener=Listener.MILTER),
+        TraceFilter(rule="dmarc-reject", since=WANTED.answered, until=WANTED.answered + timedelta(seconds=1)),
+    ],
+    ids=str,
+)
+def test_one_of_two_is_found(engine: Engine, wanted: TraceFilter) -> None:
+    write(engine, WANTED, OTHER)
+    assert [line.id for line in Traces(engine).find(wanted)] == ["wanted.1"]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        TraceFilter(words=("wanted",)),
+        TraceFilter(words=("wanted.1", "other.1")),  # all must hold
+        TraceFilter(words=("%",)),
+        TraceFilter(words=("' OR 1=1 --",)),
+        TraceFilter(sender="example.com"),  # not the domains below it
+        TraceFilter(sender="%@mail.example.com"),
+        TraceFilter(recipient="b@example.net"),
+        TraceFilter(recipient="_______@example.net"),
+        TraceFilter(recipient="example"),
+        TraceFilter(since=WANTED.answered + timedelta(seconds=1)),
+        TraceFilter(until=WANTED.answered),
+    ],
+    ids=str,
+)
+def test_nothing_else_is(engine: Engine, wanted: TraceFilter) -> None:
+    write(engine, WANTED, OTHER)
+    assert Traces(engine).find(wanted) == []
+
+
+def test_the_null_path_is_a_sender(engine: Engine) -> None:
+    write(engine, WANTED, OTHER)
+    assert [line.id for line in Traces(engine).find(TraceFilter(sender="<>"))] == ["other.1"]
+
+
+def test_the_ring_holds_so_many(engine: Engine) -> None:
+    traces = Traces(engine)
+    for start in range(0, 120, 7):
+        write(engine, *(trace(f"id{n}") for n in range(start, start + 7)), ring=Ring(keep=50))
+        assert len(traces.find(limit=1_000)) <= 50
+    assert [line.id for line in traces.find(limit=50)] == [f"id{n}" for n in range(125, 75, -1)]
+    with engine.connect() as connection:
+        documents = connection.execute(text("SELECT count(*) FROM trace_documents")).scalar_one()
+    assert documents == 50
+
+
+def test_a_ring_that_was_made_smaller_shrinks_in_steps(engine: Engine) -> None:
+    write(engine, *(trace(f"id{n}") for n in range(1_000)))
+    counts = []
+    for n in range(5):
+        write(engine, trace(f"more{n}"), ring=Ring(keep=10))
+        counts.append(len(Traces(engine).find(limit=1_000)))
+    assert counts == sorted(counts, reverse=True)
+    assert 700 < counts[0] < 1_000
+    assert counts[-1] == 10
+
+
+def test_none_is_kept_for_too_long(engine: Engine) -> None:
+    old, young = now() - timedelta(days=15), now() - timedelta(days=13)
+    write(engine, *(trace(f"old{n}", answered=old) for n in range(30)), trace("young", answered=young))
+    limits = WriterLimits(clean_rows=10)
+    writer = Writer(engine, retention=(TraceRing(Ring()),), limits=limits)
+    writer.start()
+    traces = Traces(engine)
+    until(lambda: len(traces.find()) == 1)
+    assert traces.find()[0].id == "young"
+    assert writer.close(TIMEOUT_S)
+    assert writer.counts.failures == 0
+
+
+def test_keys_are_never_given_twice_even_where_all_are_gone(engine: Engine) -> None:
+    ring = TraceRing(Ring(keep_for=timedelta(0)))
+    write(engine, trace("first"))
+    last = Traces(engine).last_key()
+    with engine.begin() as connection:
+        assert ring.clean(connection, 100) == 1
+    write(engine, trace("second"))
+    assert [line.id for line in Traces(engine).after(last)] == ["second"]
+
+
+WRITE = """
+import sys
+from gateway.store.engine import open_engine
+from gateway.store.traces import Kept, Ring, TraceRing
+from tests.trace.samples import trace
+engine = open_engine(sys.argv[1])
+sys.stdin.readline()
+for n in range(20):
+    with engine.begin() as connection:
+        TraceRing(Ring()).write(connection, [Kept.of(trace(f"{sys.argv[2]}.{n}.{m}")) for m in range(5)])
+"""
+
+
+def test_several_processes_write_and_a_reader_misses_none(database: str, engine: Engine) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WRITE, database, str(each)], stdin=subprocess.PIPE, text=True)
+        for each in range(3)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.close()
+    traces = Traces(engine)
+    seen: list[str] = []
+    last = 0
+
+    def look() -> bool:
+        nonlocal last
+        for line in traces.after(last, limit=1_000):
+            seen.append(line.id)
+            last = line.key
+        return len(seen) == 300
+
+    until(look)
+    assert len(set(seen)) == 300
+    assert [process.wait(TIMEOUT_S) for process in processes] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("helo", ["\0", "\udc80", "\u202eevil", "x" * 10_000])
+def test_hostile_text_is_kept_in_every_column(engine: Engine, helo: str) -> None:
+    hostile = trace(
+        message_id=f"<{helo}@x>",
+        mail_from=f"{helo}@example.com",
+        recipients=(Addressee(f"{helo}@example.net", 550, helo),) * 100,
+        author=helo,
+        rule=helo,
+        queue_id=helo,
+        session=replace(SESSION, helo=helo),
+    )
+    write(engine, hostile)
+    (line,) = Traces(engine).find()
+    assert Traces(engine).get(line.key) is not None
+
+
+def test_hashed_addresses_are_found_by_whoever_has_the_key(engine: Engine) -> None:
+    hider = AddressHider(b"0123456789abcdef")
+    write(engine, trace(mail_from=hider.address("Ann@Example.com"), author=hider.address("ceo@bank.example")))
+    (line,) = Traces(engine, hider).find(TraceFilter(sender="ann@example.com"))
+    assert "ann" not in line.sender
+    assert Traces(engine, hider).find(TraceFilter(sender=line.sender))
+    assert Traces(engine, hider).find(TraceFilter(words=("ceo@bank.example",)))
+    assert Traces(engine, hider).find(TraceFilter(sender="example.com"))
+    assert not Traces(engine).find(TraceFilter(sender="ann@example.com"))
+    assert not Traces(engine, AddressHider(b"another key 0123")).find(TraceFilter(sender="ann@example.com"))
+
+
+async def test_a_store_keeps_and_finds(database: str) -> None:
+    store = Store.open(database, limits=QUICK)
+    store.keep(trace("kept", answered=now()))
+    until(lambda: store.writer.counts.written == 1)
+    assert [line.id for line in await store.read(store.traces.find)] == ["kept"]
+    reader = open_to_read(database)
+    assert [line.id for line in Traces(reader).find(EVERYTHING)] == ["kept"]  # while the gateway runs
+    assert await store.close(TIMEOUT_S)
+    assert [line.id for line in Traces(reader).find()] == ["kept"]  # and after it
+    reader.dispose()
+
+
+async def test_traces_give_way_to_rows_that_matter_more(tmp_path: Path) -> None:
+    store = Store.open(sqlite_url(tmp_path / "gateway.db"), limits=WriterLimits(max_rows=20, gather_s=60.0))
+    for n in range(100):
+        store.keep(trace(f"id{n}"))
+    assert store.writer.counts.waiting <= 10
+    assert store.writer.counts.dropped >= 90
+    await store.close(TIMEOUT_S)
+
+
+def test_looking_makes_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="start the gateway once"):
+        open_to_read(sqlite_url(tmp_path / "gateway.db"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_changes_nothing(database: str) -> None:
+    open_engine(database).dispose()
+    engine = open_to_read(database)
+    with pytest.raises(DBAPIError, match=r"(?i)read.?only"):
+        write(engine, trace())
+    engine.dispose()
+
+
+def test_an_old_store_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    path.write_bytes(b"")
+    with pytest.raises(StoreError, match="start this release of the gateway once"):
+        Traces(open_to_read(sqlite_url(path))).find()
+
+
+def test_reading_does_not_wait_for_the_writer(database: str, engine: Engine) -> None:
+    write(engine, trace("there"))
+    with engine.begin() as connection:
+        TraceRing(Ring()).write(connection, [Kept.of(trace("not yet"))])
+        found = asyncio.run(asyncio.wait_for(asyncio.to_thread(Traces(engine).find), TIMEOUT_S))
+    assert [line.id for line in found] == ["there"]
