@@ -24,6 +24,7 @@ from gateway.tlspolicy.model import (
     TlsProblem,
     TlsSession,
 )
+from gateway.tlspolicy.mta_sts.policy import matches
 
 MAX_ANSWER_BYTES: Final = 90_000  # Postfix reads 100,000
 MAX_NAMES: Final = 100
@@ -158,11 +159,15 @@ def _names(decision: Decision) -> Iterator[str]:
     Deviation: RFC 8461 §4.1 binds a certificate to the host that shows it. Postfix knows one list for all hosts of a domain,
     so that one listed host may show the certificate of another; both are the domain's own.
     """
+    patterns = decision.sts.mx
     for host in decision.hosts:
-        if host.problem is None:
-            yield host.host.name
+        name = host.host.name
+        # A host that DANE binds was not held against the policy yet; it matters where TLSA records do not count.
+        is_listed = decision.override is not None or any(matches(pattern, name) for pattern in patterns)
+        if host.problem is None and is_listed:
+            yield name
     if decision.override is None:
-        yield from (pattern for pattern in decision.sts.mx if not pattern.startswith("*."))
+        yield from (pattern for pattern in patterns if not pattern.startswith("*."))
 
 
 def _tlsrpt(decision: Decision) -> Iterator[str]:

@@ -91,6 +91,13 @@ def test_each_decision_in_postfix_words(decision: Decision, reply: str) -> None:
             decided(TlsLevel.DANE_ONLY, DANE, sts=enforced("mx.example.com")),
             "OK secure match=mx.example.com servername=hostname",
         ),
+        # bound by DANE at port 25, not by the policy: at another port it is not one of the domain's own
+        (
+            decided(
+                TlsLevel.DANE_ONLY, DANE, host("mx.example.net", Demand.DANE), sts=enforced("*.example.com")
+            ),
+            "OK secure match=mx.example.com servername=hostname",
+        ),
         (
             decided(TlsLevel.SECURE, MX, sts=enforced("mx.example.com")),
             "OK secure match=mx.example.com servername=hostname",
@@ -128,7 +135,7 @@ HOSTILE_NAMES = [
 def test_a_name_that_is_none_enters_no_answer(name: str) -> None:
     alone = decided(TlsLevel.SECURE, host(name), sts=enforced(name))
     assert text(alone).startswith("TEMP example.com: ")
-    beside = decided(TlsLevel.SECURE, MX, host(name), sts=enforced(name, "mx2.example.com"))
+    beside = decided(TlsLevel.SECURE, MX, host(name), sts=enforced("mx.example.com", name, "mx2.example.com"))
     assert text(beside) == "OK secure match=mx.example.com:mx2.example.com servername=hostname"
 
 
@@ -183,16 +190,17 @@ def test_a_policy_line_that_could_end_its_attribute_is_left_out(line: str) -> No
     assert said.endswith("mx_host_pattern=mx.example.com { policy_string = version: STSv1 }")
 
 
-@pytest.mark.parametrize("sts", [StsView(mode="enforce", mx=("mx.example.com",)), enforced("*.")])
-def test_without_lines_or_patterns_there_are_no_attributes(sts: StsView) -> None:
-    """Postfix 3.10 follows both without looking whether they are there."""
+@pytest.mark.parametrize("lines", [(), ("{}",), ("version STSv1",)])
+def test_without_lines_there_are_no_attributes(lines: tuple[str, ...]) -> None:
+    """Postfix 3.10 follows lines and patterns without looking whether they are there."""
+    sts = StsView(mode="enforce", mx=("mx.example.com",), lines=lines)
     said = text(decided(TlsLevel.SECURE, MX, sts=sts), tlsrpt=True)
     assert said == "OK secure match=mx.example.com servername=hostname"
 
 
 def test_a_giant_policy_costs_its_attributes_and_not_its_protection() -> None:
     patterns = tuple(f"{'x' * 60}.{number}.{'y' * 60}.{'z' * 60}.example.com" for number in range(500))
-    said = text(decided(TlsLevel.SECURE, MX, sts=enforced(*patterns)), tlsrpt=True)
+    said = text(decided(TlsLevel.SECURE, MX, sts=enforced("mx.example.com", *patterns)), tlsrpt=True)
     assert said.startswith("OK secure match=mx.example.com:x")
     assert len(said) < MAX_ANSWER_BYTES
     assert "policy_type" not in said
