@@ -18,6 +18,7 @@ from gateway.tlspolicy.model import (
     Route,
     StsView,
     TlsLevel,
+    TlsProblem,
 )
 from gateway.tlspolicy.mta_sts.policy import Mode
 
@@ -36,6 +37,8 @@ def exit_status(decision: Decision) -> int:
         return STATUS_WAITS if route.temporary else STATUS_NEVER
     if decision.level is TlsLevel.REFUSE:
         return STATUS_NEVER if decision.override == TlsLevel.REFUSE else STATUS_WAITS
+    if decision.hosts and all(host.problem is TlsProblem.NO_ADDRESS for host in decision.hosts):
+        return STATUS_NEVER
     flaws = [decision.dane_problem, decision.sts.problem]
     flaws += [flaw for host in decision.hosts for flaw in (host.problem, host.note)]
     return STATUS_FLAWED if any(flaws) else STATUS_PROTECTED
@@ -208,6 +211,8 @@ def _conclusion(decision: Decision) -> str:
     route = decision.route
     if isinstance(route, NoRoute) and not route.temporary:
         return "Mail to this domain cannot be delivered, now or later."
+    if decision.hosts and all(host.problem is TlsProblem.NO_ADDRESS for host in decision.hosts):
+        return "Mail to this domain cannot be delivered: none of its mail servers has an address."
     match decision.level:
         case TlsLevel.MAY:
             return "Nothing protects mail to this domain from who can change what is on the way: TLS is used where it is offered."

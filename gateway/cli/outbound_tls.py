@@ -57,6 +57,7 @@ class OutboundTls:
                 await self._renewing
         if self._policies is not None:
             await self._policies.aclose()
+        await self.decider.aclose()
 
     def _changed(self, event: PolicyEvent) -> None:
         self._metrics.sts_policy(event.change, event.problem)

@@ -164,19 +164,31 @@ class ValidationWatch:
     ) -> None:
         self._check = check
         self._now = now
-        self._lock = asyncio.Lock()
         self._asked: float | None = None
+        self._asking: asyncio.Task[None] | None = None
         self.known = Validation.UNKNOWN
 
     async def look(self) -> Validation:
-        """What is known; several askers cause one question."""
-        if not self._is_due():
-            return self.known
-        async with self._lock:
-            if self._is_due():
-                self.known = await self._check()
-                self._asked = self._now()
+        """What is known. Only the first askers wait for the answer, together; later it is asked beside them."""
+        is_first = self._asked is None
+        if self._asking is None and self._is_due():
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+        if is_first and self._asking is not None:
+            await asyncio.shield(self._asking)
         return self.known
+
+    async def aclose(self) -> None:
+        """Ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    async def _ask(self) -> None:
+        try:
+            self.known = await self._check()
+        finally:
+            self._asked = self._now()
+            self._asking = None
 
     def _is_due(self) -> bool:
         if self.known is Validation.YES:

@@ -27,8 +27,8 @@ from gateway.tlspolicy.mta_sts.policy import matches
 
 MAX_CERTIFICATES: Final = 16  # honest chains have two to four; OpenSSL itself takes 100 KB
 MAX_CERTIFICATE_BYTES: Final = 65_536
-MAX_SIGNATURES: Final = 100
-"""Verified for one chain at most: certificates that all bear one name could each be each other's issuer."""
+MAX_SIGNATURES: Final = 32
+"""Verified for one chain at most: certificates that all bear one name could each be each other's issuer, with dear keys."""
 
 _DIGESTS: Final = {1: hashlib.sha256, 2: hashlib.sha512}
 _SEQUENCE: Final = 0x30

@@ -119,6 +119,11 @@ class Decider:
         self._kept.clear()
         self._kept_bytes = 0
 
+    async def aclose(self) -> None:
+        """End what goes on beside the questions."""
+        if self._dane is not None:
+            await self._dane.aclose()
+
     def kept(self, domain: str) -> Decision | None:
         """The decision where it is kept; None where it must be derived."""
         kept = self._kept.get(domain)
@@ -333,9 +338,11 @@ def _level(route: Route | NoRoute, hosts: tuple[HostPolicy, ...], sts: StsView) 
             return TlsLevel.MAY  # there is nowhere to deliver to, and the mail server finds that itself
         # Whether DANE holds cannot be known: what its own lookup may find a moment later must not go out unprotected.
         return TlsLevel.SECURE if is_sts else TlsLevel.REFUSE
-    if all(host.is_enforced and host.problem is not None for host in hosts):
-        return TlsLevel.REFUSE
     there = [host for host in hosts if host.problem is not TlsProblem.NO_ADDRESS]
+    if not there:  # the mail server finds that itself, and looks at TLSA records should it find more
+        return TlsLevel.SECURE if is_sts else TlsLevel.DANE
+    if all(host.is_enforced and host.problem is not None for host in there):
+        return TlsLevel.REFUSE
     with_dane = [host for host in there if host.demand is Demand.DANE]
     if with_dane and (is_sts or len(with_dane) == len(there)):
         return TlsLevel.DANE_ONLY

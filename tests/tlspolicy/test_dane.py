@@ -164,11 +164,28 @@ async def test_a_resolver_that_validates_is_asked_once() -> None:
 
 
 @pytest.mark.parametrize("first", [Validation.NO, Validation.UNKNOWN])
-async def test_others_are_asked_again_after_a_while(first: Validation) -> None:
+async def test_others_are_asked_again_after_a_while_and_nobody_waits_for_it(first: Validation) -> None:
     asked = Asked(first, Validation.YES)
     watch = ValidationWatch(asked.check, lambda: asked.now)
     assert await watch.look() is first
     asked.now += ASK_AGAIN_S - 1
     assert (await watch.look(), asked.times) == (first, 1)
     asked.now += 1
+    assert await watch.look() is first
+    assert watch._asking is not None
+    await watch._asking
     assert (await watch.look(), asked.times) == (Validation.YES, 2)
+    await watch.aclose()
+
+
+async def test_closing_ends_the_question() -> None:
+    async def never() -> Validation:
+        await asyncio.Event().wait()
+        return Validation.YES
+
+    watch = ValidationWatch(never)
+    asker = asyncio.create_task(watch.look())
+    await asyncio.sleep(0)
+    await watch.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await asker

@@ -34,6 +34,7 @@ all-fail.example. MX 10 fails.signed.example.
 unusable.example. MX 10 unusable.signed.example.
 gone.example. MX 10 gone.signed.example.
 gone.example. MX 20 mx1.signed.example.
+all-gone.example. MX 10 gone.signed.example.
 alias.example. CNAME all-dane.example.
 mx1.signed.example. A 192.0.2.1
 _25._tcp.mx1.signed.example. 30 TLSA 2 1 1 {DIGEST}
@@ -112,6 +113,8 @@ def short(policy: HostPolicy) -> str:
         ("fails-and-dane.example", NO_POLICY, TlsLevel.DANE_ONLY, ["dane dane.tlsa-dns", "dane"]),
         ("all-fail.example", NO_POLICY, TlsLevel.REFUSE, ["dane dane.tlsa-dns"]),
         ("gone.example", NO_POLICY, TlsLevel.DANE_ONLY, ["none route.host-without-address", "dane"]),
+        ("all-gone.example", NO_POLICY, TlsLevel.DANE, ["none route.host-without-address"]),
+        ("all-gone.example", ENFORCE, TlsLevel.SECURE, ["none route.host-without-address"]),
         # MTA-STS alone
         ("plain.example", ENFORCE, TlsLevel.SECURE, ["pkix"]),
         ("plain.example", TESTING, TlsLevel.MAY, ["pkix?"]),

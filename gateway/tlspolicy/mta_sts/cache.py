@@ -38,6 +38,10 @@ MAX_STRANGERS: Final = 50_000
 """Domains remembered to have no policy on the shelf, or none to be fetched."""
 
 SHELF_TIMEOUT_S: Final = 2.0
+LOAD_TIMEOUT_S: Final = 60.0
+LOADED_AT_ONCE: Final = 100
+"""Policies read from the shelf's text before others on the loop have their turn: some milliseconds."""
+
 SHELF_AGAIN: Final = timedelta(seconds=30)
 _ENTRY_BYTES: Final = 1_000
 _PATTERN_BYTES: Final = 150  # twice: the pattern, and its line for reports
@@ -160,28 +164,34 @@ class PolicyCache:
         """
         await self._recall(domain)
         outcome = await self._resolver.query(f"_mta-sts.{domain}", RecordType.TXT)
-        held = self._unexpired(domain)
         identifier, problem = _read_record(outcome)
+        held = self._unexpired(domain)
+        if identifier is not None:
+            self._gone.discard(domain)
+            if held is None or held.view.identifier != identifier:
+                problem = self._failed_lately(domain, identifier)
+                if problem is None:
+                    await asyncio.shield(self._fetch_once(domain, identifier))
+                    held, problem = self._unexpired(domain), self._failed_lately(domain, identifier)
+        if held is None and problem is not None:  # another process may have been luckier
+            self._not_on_shelf.pop(domain, None)
+            await self._recall(domain)
+            held = self._unexpired(domain)
         if identifier is None:
             return self._without_record(domain, held, problem)
-        self._gone.discard(domain)
-        if held is None or held.view.identifier != identifier:
-            problem = self._failed_lately(domain, identifier)
-            if problem is None:
-                await asyncio.shield(self._fetch_once(domain, identifier))
-                held, problem = self._unexpired(domain), self._failed_lately(domain, identifier)
         return _view(held, identifier, problem)
 
     def _without_record(self, domain: str, held: _Held | None, problem: TlsProblem | None) -> StsView:
         """RFC 8461 §3.3: nothing new can be found; a known policy stands."""
         if held is None:
             return StsView(problem=problem)
-        if problem is None:
+        mode = held.policy.mode
+        if problem is None and mode is not Mode.NONE:  # after `none` the record may go: RFC 8461 §8.3
             problem = TlsProblem.STS_RECORD_GONE
-            if held.policy.mode is Mode.ENFORCE and domain not in self._gone:
+            if mode is Mode.ENFORCE and domain not in self._gone:
                 self._gone.add(domain)
-                self._tell(Change.RECORD_GONE, domain, held.policy.mode, held.policy.mode, problem=problem)
-        return replace(held.view, problem=problem)
+                self._tell(Change.RECORD_GONE, domain, mode, mode, problem=problem)
+        return held.view if problem is None else replace(held.view, problem=problem)
 
     def _failed_lately(self, domain: str, identifier: str) -> TlsProblem | None:
         failure = self._failures.get(domain)
@@ -246,7 +256,10 @@ class PolicyCache:
 
     async def load(self) -> None:
         """Take all policies from the shelf, so that they stand even when it is down later."""
-        for stored in await self._on_shelf(self._shelf.all) or ():
+        found = await self._on_shelf(self._shelf.all, LOAD_TIMEOUT_S)
+        for number, stored in enumerate(found or ()):
+            if number % LOADED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             if stored.domain not in self._held:
                 self._hold_stored(stored)
 
@@ -348,7 +361,8 @@ class PolicyCache:
         held = _Held(policy, view, stored.fetched, stored.expires, stored.fetched, size)
         self._held[domain] = held
         self._held_bytes += size
-        self._renew_at(domain, held, stored.fetched + life * (1 - JITTER * self._chance()))
+        if policy.mode is not Mode.NONE:
+            self._renew_at(domain, held, stored.fetched + life * (1 - JITTER * self._chance()))
         while self._held_bytes > MAX_POLICY_MEMORY_BYTES:  # the shelf still has it
             self._forget(next(iter(self._held)))
 
@@ -360,16 +374,16 @@ class PolicyCache:
 
     # The shelf
 
-    async def _on_shelf(self, ask: Callable[[], Awaitable[_T]]) -> _T | None:
+    async def _on_shelf(self, ask: Callable[[], Awaitable[_T]], timeout_s: float | None = None) -> _T | None:
         """Its answer; None, and quiet for a while, where it fails: nobody's mail waits for a store that is down."""
         if self._shelf_again is not None and self._now() < self._shelf_again:
             return None
         try:
-            async with asyncio.timeout(SHELF_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s or SHELF_TIMEOUT_S):
                 answer = await ask()
         except (ShelfError, TimeoutError) as error:
             self._shelf_again = self._now() + SHELF_AGAIN
-            detail = str(error) or f"no answer in {SHELF_TIMEOUT_S:g} s"
+            detail = str(error) or f"no answer in {timeout_s or SHELF_TIMEOUT_S:g} s"
             self._tell(Change.SHELF_FAILED, "", None, None, detail=detail)
             return None
         self._shelf_again = None

@@ -208,6 +208,18 @@ async def test_a_policy_stands_until_it_expires_though_the_record_went() -> None
     assert world.changes() == [Change.FETCHED, Change.RECORD_GONE, Change.EXPIRED]  # each told once
 
 
+async def test_a_policy_taken_back_is_neither_missed_nor_renewed() -> None:
+    world = World()
+    world.publish("1", text(mode="none"))
+    await world.look()
+    world.publish(None, text())
+    assert (await world.look()).problem is None  # RFC 8461 §8.3
+    world.now += RENEW_AFTER
+    await world.cache.renew_due()
+    assert world.changes() == [Change.FETCHED]
+    assert len(world.fetches) == 1
+
+
 @pytest.mark.parametrize("trouble", ["servfail", "timeout", "refused"])
 async def test_dns_trouble_takes_no_policy_away(trouble: str) -> None:
     world = World()
@@ -400,6 +412,22 @@ async def test_what_another_process_renewed_is_taken_without_a_fetch() -> None:
     await one.renew_due()
     assert (await one.look_up(DOMAIN)).expires == world.now + timedelta(seconds=WEEK_S)
     assert len(world.fetches) == 2
+
+
+@pytest.mark.parametrize("lost", ["dns", "host"])
+async def test_what_another_process_fetched_is_looked_for_before_there_is_no_policy(lost: str) -> None:
+    world = World()
+    await world.look()  # nothing on the shelf, and that is remembered
+    one = world.cache
+    world.publish("1", text())
+    world.restart()
+    await world.look()
+    if lost == "dns":
+        world.break_dns("servfail")
+    else:
+        world.publish("1", TlsProblem.STS_FETCH_CONNECT)
+    world.cache = one
+    assert (await world.look()).mode == "enforce"
 
 
 class BrokenShelf(MemoryShelf):
