@@ -18,6 +18,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from tests.live.doors import Inbox, free_port
 from tests.live.postfix import PostfixBed, open_directory, wait_until
+from tests.live.test_kill import anonymous_kb
 
 pytestmark = pytest.mark.live
 
@@ -391,3 +392,33 @@ def test_told_to_stop_it_finishes_the_delivery_that_is_under_way() -> None:
         bed.wait_until_sent()
         assert bed.gateway._process.wait(20) == 0
         assert len(inbox.messages) == 1
+
+
+def test_a_large_message_costs_no_memory_of_its_size_over_tls_either(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    """40 MB to a real Postfix: the gateway reads its file as fast as the remote server takes it."""
+    block = b"a line of text that is as long as lines of text are\r\n" * 20_000
+    tls = f'ca_file = "{tmp_path}/ca.pem"\noverrides = {{ "their.test" = "secure" }}'
+    with (
+        remote_postfix(authority.issue_cert("mx1.their.test")) as remote,
+        open_bed(domain("their.test", "127.0.0.1"), remote.port, tls=tls) as bed,
+    ):
+        process = bed.gateway._process
+        assert process
+        before = peak = anonymous_kb(process.pid)
+        done = threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not done.wait(0.01):
+                peak = max(peak, anonymous_kb(process.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        with smtplib.SMTP("127.0.0.1", bed.gateway.port, timeout=60) as client:
+            client.sendmail("ann@bed.test", "alice@their.test", b"Subject: large\r\n\r\n" + block * 40)
+        done.set()
+        watcher.join()
+        assert len(remote.wait_for_message("alice")) > 39 * len(block)
+        assert peak - before < 20_000, f"{peak - before} KB"

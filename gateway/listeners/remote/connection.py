@@ -27,15 +27,10 @@ class ConversationError(Exception):
 
 
 class RemoteConnection(DownstreamConnection):
-    """One connection.
-
-    Attributes:
-        has_unasked: there was more than the last answer: after STARTTLS that is an attack.
-    """
+    """One connection: asked with `ask` and its like until `finish`, lent to a borrower after that."""
 
     def __init__(self, owner: Owner, hostname: str) -> None:
         super().__init__(owner, SmtpClient(hostname, xclient=False), None)
-        self.has_unasked = False
         self._reader: ReplyReader | None = ReplyReader()
         self._replies: list[Reply] = []
         self._waiting: asyncio.Future[Reply] | None = None
@@ -62,16 +57,21 @@ class RemoteConnection(DownstreamConnection):
             self._fail(ConversationError(DownstreamFailure.PROTOCOL, str(error)))
             return
         self._replies += replies
-        if self._is_upgrading and self._replies:
+        if self._is_upgrading and replies:
             # Whatever else is here, or comes now in clear text, must not be read as if it had come through TLS.
             self._read_no_more()
-            self.has_unasked = len(self._replies) > 1 or not self._reader.is_empty
         self._answer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other side closed it, or the network did."""
         super().connection_lost(exc)
         self._fail(ConversationError(DownstreamFailure.LOST, str(exc or "closed by the remote server")))
+
+    @property
+    def has_unasked(self) -> bool:
+        """Whether there is more than the answers that were asked for: between STARTTLS and the handshake that is an attack."""
+        is_garbled = self._fault is not None and self._fault.failure is DownstreamFailure.PROTOCOL
+        return is_garbled or bool(self._replies) or (self._reader is not None and not self._reader.is_empty)
 
     # ── until it can take mail ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -101,7 +101,7 @@ class RemoteConnection(DownstreamConnection):
         self._is_upgrading = True
         reply = await self.ask(b"STARTTLS\r\n", timeout_s)
         if reply.code != START_TLS:
-            self._is_upgrading = self.has_unasked = False
+            self._is_upgrading = False
             if self._transport and not self._transport.is_closing():
                 self._transport.resume_reading()
         return reply
@@ -135,7 +135,7 @@ class RemoteConnection(DownstreamConnection):
         """
         if self._fault:
             raise self._fault
-        if self._replies or (self._reader and not self._reader.is_empty):
+        if self.has_unasked:
             raise ConversationError(DownstreamFailure.PROTOCOL, "an answer that nobody asked for")
         self._reader = None
         self.client.adopt(capabilities)
