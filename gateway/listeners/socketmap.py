@@ -47,6 +47,9 @@ MAX_PENDING: Final = 16
 MAX_SAID: Final = 10_000
 """Domains of which the last decision is remembered, to log a change."""
 
+MAX_KEPT_BYTES: Final = 1_024
+"""Longer answers are written anew each time: honest policies have a few hosts, and strangers choose how many there are."""
+
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -288,7 +291,9 @@ class SocketmapListener:
         key = question.with_tlsrpt, question.smtp_port
         found = said.answers.get(key)
         if found is None:
-            found = said.answers[key] = answer(question, decision, tlsrpt=self._options.tlsrpt)
+            found = answer(question, decision, tlsrpt=self._options.tlsrpt)
+            if len(found.text) <= MAX_KEPT_BYTES:
+                said.answers[key] = found
         _log.debug(
             "tls-policy.answered",
             domain=question.name,

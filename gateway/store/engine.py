@@ -107,7 +107,11 @@ def _sqlite(url: URL) -> Engine:
         raise ValueError("no file")
     _make_file(path)
     engine = create_engine(
-        url, connect_args={"timeout": LOCK_WAIT_S}, pool_size=MAX_CONNECTIONS, max_overflow=0
+        url,
+        connect_args={"timeout": LOCK_WAIT_S},
+        pool_size=MAX_CONNECTIONS,
+        max_overflow=0,
+        hide_parameters=True,  # what is in a row is not for the log
     )
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -341,6 +341,17 @@ async def test_a_policy_that_could_not_be_fetched_is_for_the_report_and_stops_no
     assert (session.failure, session.reason) == ("sts-webpki-invalid", "mta-sts.fetch-certificate")
 
 
+async def test_a_giant_answer_comes_whole_each_time() -> None:
+    mx = tuple(f"mx{number}.mail.example.com" for number in range(300))
+    giant = decided(TlsLevel.SECURE, host(mx[0]), sts=enforced(*mx))
+    async with open_bed(giant, tlsrpt=True) as bed:
+        client = await bed.connect()
+        first = await client.ask("example.com")
+        assert len(first) > 20_000
+        assert first.endswith("{ policy_string = max_age: 86400 }")
+        assert await client.ask("example.com") == first
+
+
 async def test_a_bug_in_an_answer_is_temp_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "answer", lambda *_args, **_more: 1 / 0)
     async with open_bed(ENCRYPT) as bed:
