@@ -789,3 +789,33 @@ async def test_a_server_that_drips_bytes_gains_no_time(quick_clock: None) -> Non
                 server.protocols[0].say(b"250-")
                 server.protocols[0].say(b"x\r\n")
         assert (await sending)[-1].startswith("451 4.4.2 ")
+
+
+async def test_hosts_that_are_barred_do_not_count_as_tried() -> None:
+    servers = {TWO: RemoteServer()}
+    barred = [
+        policy(f"no{number}.example", number, problem=TlsProblem.STS_MX_NOT_LISTED) for number in range(9)
+    ]
+    world = FakeDecider({"a.example": [*barred, policy("mx2.example", 99)]})
+    async with open_relay(servers, world, RelayBedConfig(max_hosts=1)) as bed:
+        assert (await bed.send(BOB))[-1].startswith("250")
+
+
+async def test_what_this_site_refuses_is_no_failure_of_the_domains() -> None:
+    world = decider("mx1.example", problem=TlsProblem.OVERRIDE_REFUSE)
+    async with open_relay({}, world, RelayBedConfig(remote_port=1)) as bed:
+        assert (await bed.send(BOB))[-1].startswith("550 5.7.1 a.example: this site sends no mail there")
+        assert bed.reports == []
+
+
+async def test_an_idle_connection_to_an_equal_host_is_preferred_and_its_neighbour_not_forgotten() -> None:
+    servers = {ONE: RemoteServer(), TWO: RemoteServer()}
+    world = FakeDecider({"a.example": [policy("mx1.example"), policy("mx2.example")]})
+    async with open_relay(servers, world) as bed:
+        for _ in range(10):
+            assert (await bed.send(BOB))[-1].startswith("250")
+        assert sum(server.mail.connections for server in servers.values()) == 1
+        used, other = sorted(servers.values(), key=lambda server: -server.mail.connections)
+        used.mail.at["MAIL", 0] = b"451 4.3.0 no longer\r\n"
+        assert (await bed.send(BOB))[-1].startswith("250")
+        assert len(other.mail.messages) == 1

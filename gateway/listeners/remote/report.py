@@ -29,13 +29,18 @@ def describe_session(decision: Decision, facts: SessionFacts, *, at: datetime) -
     if policy_type is PolicyType.NONE and decision.sts.mode is None and decision.sts.problem in STS_FAILURES:
         # RFC 8460 §4.3.2.2: the domain has a policy, and it could not be had.
         policy_type, problem = PolicyType.STS, decision.sts.problem
+    failure = _failure(policy, problem)
+    if (
+        facts.address is None and failure is None
+    ):  # barred, but not for anything that the domain should hear of
+        return None
     return TlsSession(
         at=at,
         policy_domain=decision.domain,
         policy_type=policy_type,
         policy_string=_policy_string(decision, policy),
         mx_host=decision.sts.mx if policy.policy_type is PolicyType.STS else (),
-        failure=_failure(policy, problem),
+        failure=failure,
         sending_mta_ip=str(facts.source) if facts.source else None,
         receiving_mx_hostname=policy.host.name,
         receiving_mx_helo=facts.helo,

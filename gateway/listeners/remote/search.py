@@ -49,6 +49,7 @@ class HostSearch:
         self._has_place = True
         self._decision: Decision | None = None
         self._hosts: list[HostPolicy] = []
+        self._tried = 0
         self._replies: list[Reply] = []
         self._last: Found | None = None
 
@@ -76,7 +77,7 @@ class HostSearch:
             if refusal:
                 return refusal
         found = await self._go_on()
-        while found is None and self._hosts:
+        while found is None and self._hosts and self._tried < self._pool.limits.max_hosts:
             found = await self._reach(self._hosts.pop(0))
         self._last = found
         if found:
@@ -115,7 +116,7 @@ class HostSearch:
             hosts = [policy for each in hosts if (policy := _required(each, route))]
             if not hosts:
                 return replies.REMOTE_NO_REQUIRETLS
-        self._hosts = list(_shuffled(hosts))[: self._pool.limits.max_hosts]
+        self._hosts = list(_shuffled(hosts))
         return None if self._hosts else refusals.final(domain, TlsProblem.NO_HOST)
 
     # One host
@@ -129,6 +130,7 @@ class HostSearch:
             else:
                 self._replies.append(refusals.barred(domain, policy.host.name, policy.problem))
             return None
+        self._tried += 1
         keys = [] if fresh else [Key(domain, each) for each in self._equals(policy)]
         try:
             async with asyncio.timeout(PLACE_WAIT_S):
@@ -140,6 +142,8 @@ class HostSearch:
             return None
         if found is None:
             found = await self._open(policy)
+        elif found.facts.policy != policy:  # another one's turn came first
+            self._hosts = [policy, *(each for each in self._hosts if each != found.facts.policy)]
         return found if found and self._is_enough(found) else None
 
     def _equals(self, policy: HostPolicy) -> Iterator[HostPolicy]:
