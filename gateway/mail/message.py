@@ -9,7 +9,6 @@ import itertools
 import mmap
 import re
 from enum import StrEnum
-from functools import cached_property
 from typing import Final, NamedTuple
 
 Buffer = bytes | mmap.mmap
@@ -86,10 +85,12 @@ class Message:
     def __init__(self, raw: Buffer, *, is_vetted: bool = False) -> None:
         self.raw: Final = raw
         self._is_vetted = is_vetted
+        self._defects: frozenset[Defect] | None = None
         header_end, self.body_start = _find_body(raw)
         self._too_large = header_end > MAX_HEADER_BYTES
         header = raw[: min(header_end, MAX_HEADER_BYTES)]
         self.fields: Final[tuple[Field, ...]] = tuple(_parse_fields(header))
+        self._index: Final = _index(self.fields)
 
     @classmethod
     def from_file(cls, content: bytes) -> "Message":
@@ -108,13 +109,6 @@ class Message:
     def __len__(self) -> int:
         """The size in bytes, as SIZE counts it (RFC 1870)."""
         return len(self.raw)
-
-    @cached_property
-    def _index(self) -> dict[bytes, tuple[int, ...]]:
-        index: dict[bytes, list[int]] = {}
-        for position, field in enumerate(self.fields):
-            index.setdefault(field.key, []).append(position)
-        return {key: tuple(positions) for key, positions in index.items()}
 
     def positions(self, key: bytes) -> tuple[int, ...]:
         """The places in `fields` of every field of this name, top first. `key` is in lower case."""
@@ -137,9 +131,14 @@ class Message:
         """The value with its folding undone (RFC 5322 §2.2.3) and without white space at either end."""
         return self.value(field).replace(b"\r\n", b"").strip(b" \t")
 
-    @cached_property
+    @property
     def defects(self) -> frozenset[Defect]:
-        """Everything that is wrong with the message's form."""
+        """Everything that is wrong with the message's form; found when it is first asked for."""
+        if self._defects is None:
+            self._defects = self._find_defects()
+        return self._defects
+
+    def _find_defects(self) -> frozenset[Defect]:
         found: set[Defect] = set()
         if b"" in self._index:
             found.add(Defect.MALFORMED_FIELD)
@@ -156,6 +155,14 @@ class Message:
         if has_long_line(raw):
             found.add(Defect.LONG_LINE)
         return frozenset(found)
+
+
+def _index(fields: tuple[Field, ...]) -> dict[bytes, tuple[int, ...]]:
+    """The places of every field, by its name."""
+    index: dict[bytes, list[int]] = {}
+    for position, field in enumerate(fields):
+        index.setdefault(field.key, []).append(position)
+    return {key: tuple(positions) for key, positions in index.items()}
 
 
 def has_bare_line_end(raw: Buffer) -> bool:

@@ -6,7 +6,6 @@ Nothing here knows a signature field by its name, so that ARC (RFC 8617) verifie
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from typing import Final
 
@@ -64,6 +63,7 @@ class SignedContent:
     def __init__(self, message: Message, signatures: Iterable[Signature]) -> None:
         self._message = message
         self._signatures = tuple(signatures)
+        self._bodies: dict[Canonicalization, BodyHashes] = {}
         self._fields: dict[Canonicalization, dict[int, bytes]] = {
             Canonicalization.SIMPLE: {},
             Canonicalization.RELAXED: {},
@@ -71,15 +71,10 @@ class SignedContent:
 
     def body(self, how: Canonicalization) -> BodyHashes:
         """Hash the body in this form."""
-        return self._simple_body if how is Canonicalization.SIMPLE else self._relaxed_body
-
-    @cached_property
-    def _simple_body(self) -> BodyHashes:
-        return self._hash_body(Canonicalization.SIMPLE)
-
-    @cached_property
-    def _relaxed_body(self) -> BodyHashes:
-        return self._hash_body(Canonicalization.RELAXED)
+        known = self._bodies.get(how)
+        if known is None:
+            known = self._bodies[how] = self._hash_body(how)
+        return known
 
     def _hash_body(self, how: Canonicalization) -> BodyHashes:
         lengths = {
