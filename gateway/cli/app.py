@@ -5,26 +5,18 @@ Nothing but typer is imported before a command runs, so that `--help` and comple
 
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import typer
 
 from gateway import __version__
+from gateway.cli.choices import KeyChoice
 
 USAGE_STATUS: Final = 2
 """Exit status where an argument, the config or a rule file cannot be used."""
 
 _CONFIG_FILE: Final = Path("/etc/gateway/gateway.toml")
-
-
-class KeyChoice(StrEnum):
-    """Which kinds of DKIM keys to make."""
-
-    RSA = "rsa"
-    ED25519 = "ed25519"
-    BOTH = "both"
 
 
 app = typer.Typer(

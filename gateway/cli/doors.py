@@ -3,7 +3,7 @@
 import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +15,7 @@ from gateway.listeners.milter import MilterListener, MilterSocket, MilterUnavail
 from gateway.listeners.policy_host import PolicyHostListener, PolicyPage
 from gateway.listeners.relay import RelayListener, WayOut
 from gateway.listeners.remote.tls import make_client_contexts
-from gateway.listeners.smtp import SmtpListener
+from gateway.listeners.smtp import SmtpListener, SmtpServer
 from gateway.listeners.socketmap import SocketmapListener, SocketmapOptions
 from gateway.listeners.submission import SubmissionListener
 from gateway.listeners.tlsrpt import ReportSocket, TlsReportListener
@@ -177,22 +177,7 @@ def inbound_door(parts: Parts, inbound: InboundSettings) -> Door:
         observer=parts.health,
         asks=lambda stage: engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
     )
-    parts.health.bytes_in_flight_from(lambda: listener.budget.used)
-
-    async def close() -> None:
-        listener.close()
-
-    return Door(
-        name="inbound",
-        key="[inbound] listen",
-        where=", ".join(map(str, inbound.listen)),
-        start=lambda: listener.start(reuse_port=parts.worker.shares_ports),
-        addresses=lambda: (str(HostPort(*where)) for where in listener.addresses),
-        close=close,
-        drain=listener.drain,
-        retire=listener.retire,
-        reload=listener.reload_tls,
-    )
+    return _smtp_door(parts, listener, "inbound", inbound.listen)
 
 
 def submission_door(parts: Parts, submission: SubmissionSettings) -> Door:
@@ -205,22 +190,7 @@ def submission_door(parts: Parts, submission: SubmissionSettings) -> Door:
         observer=parts.health,
         asks=lambda stage: stage is Stage.MAIL or engine.rules.asks(stage),
     )
-    parts.health.bytes_in_flight_from(lambda: listener.budget.used)
-
-    async def close() -> None:
-        listener.close()
-
-    return Door(
-        name="submission",
-        key="[submission] listen",
-        where=", ".join(map(str, (*submission.listen, *submission.listen_tls))),
-        start=lambda: listener.start(reuse_port=parts.worker.shares_ports),
-        addresses=lambda: (str(HostPort(*where)) for where in listener.addresses),
-        close=close,
-        drain=listener.drain,
-        retire=listener.retire,
-        reload=listener.reload_tls,
-    )
+    return _smtp_door(parts, listener, "submission", (*submission.listen, *submission.listen_tls))
 
 
 def outbound_door(parts: Parts, outbound: OutboundSettings) -> Door:
@@ -241,25 +211,30 @@ def outbound_door(parts: Parts, outbound: OutboundSettings) -> Door:
         observer=parts.health,
         asks=lambda stage: engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
     )
-    parts.health.bytes_in_flight_from(lambda: listener.budget.used)
-
-    async def close() -> None:
-        listener.close()
 
     def reload() -> None:
         listener.reload_tls()
         listener.trust(make_client_contexts(parts.settings.outbound_tls.ca_file))
 
+    return replace(_smtp_door(parts, listener, "outbound", outbound.listen), reload=reload)
+
+
+def _smtp_door(parts: Parts, listener: SmtpServer, name: str, listen: Iterable[HostPort]) -> Door:
+    parts.health.bytes_in_flight_from(lambda: listener.budget.used)
+
+    async def close() -> None:
+        listener.close()
+
     return Door(
-        name="outbound",
-        key="[outbound] listen",
-        where=", ".join(map(str, outbound.listen)),
+        name=name,
+        key=f"[{name}] listen",
+        where=", ".join(map(str, listen)),
         start=lambda: listener.start(reuse_port=parts.worker.shares_ports),
         addresses=lambda: (str(HostPort(*where)) for where in listener.addresses),
         close=close,
         drain=listener.drain,
         retire=listener.retire,
-        reload=reload,
+        reload=listener.reload_tls,
     )
 
 

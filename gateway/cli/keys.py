@@ -13,7 +13,7 @@ from typing import Final
 from rich.text import Text
 
 from gateway.auth.dkim.key import KeyType
-from gateway.cli.app import KeyChoice
+from gateway.cli.choices import KeyChoice
 from gateway.cli.errors import UsageFault
 from gateway.cli.show import terminal
 from gateway.cli.wiring import build_resolver
