@@ -17,7 +17,7 @@ import pytest
 
 from gateway.auth.dkim.key_table import load_key_table
 from gateway.auth.dkim.sign import Signer
-from gateway.cli.app import KeyChoice
+from gateway.cli.choices import KeyChoice
 from gateway.cli.dns import DnsRequest, run_dns
 from gateway.cli.errors import UsageFault
 from gateway.cli.keys import NewKeys, RotateKeys, run_keys_new, run_keys_rotate
