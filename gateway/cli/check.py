@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from gateway.cli.errors import UsageFault
-from gateway.cli.explain import explain
 from gateway.cli.show import Case, show_for_people, show_for_programs
 from gateway.cli.wiring import Judging, build_engine, build_resolver
 from gateway.dns.zone import ZoneError, ZoneResolver
 from gateway.engine import Engine
+from gateway.explain import explain
 from gateway.mail.address import Mailbox, parse_domain, parse_mailbox, parse_path
 from gateway.mail.author import find_author
 from gateway.mail.envelope import Envelope, IpAddress, Listener, Recipient, Session

@@ -6,8 +6,8 @@ Pure: from a decision to lines of text; `gateway.cli.tls` makes the one and show
 from collections.abc import Iterator
 from typing import Final, assert_never
 
-from gateway.cli.explain import Explanation, Finding, Tone
-from gateway.cli.problems import TLS_WORDS
+from gateway.explain import Explanation, Finding, Tone
+from gateway.explain.problems import TLS_WORDS
 from gateway.ops.config import OutboundTlsSettings
 from gateway.tlspolicy.model import (
     Decision,

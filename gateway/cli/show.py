@@ -12,7 +12,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from gateway.cli.explain import Explanation, Finding, Tone
+from gateway.explain import Explanation, Finding, Tone
 from gateway.mail.author import Author, NoAuthor
 from gateway.mail.envelope import Envelope
 from gateway.mail.message import Message

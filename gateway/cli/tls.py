@@ -13,7 +13,6 @@ from typing import Final
 from rich.text import Text
 
 from gateway.cli.errors import UsageFault
-from gateway.cli.explain import Explanation, Finding
 from gateway.cli.explain_tls import exit_status, explain_decision
 from gateway.cli.runtime import open_store
 from gateway.cli.show import finding_line, finding_object, terminal
@@ -28,6 +27,7 @@ from gateway.cli.tls_probe import (
 from gateway.cli.wiring import build_decider, build_policies, build_resolver, remote_port
 from gateway.dns.stub import StubResolver
 from gateway.dns.zone import ZoneError, ZoneResolver
+from gateway.explain import Explanation, Finding
 from gateway.mail.address import parse_domain_or_literal
 from gateway.mail.errors import ParseError
 from gateway.ops.config import DnsSettings, OutboundSettings, OutboundTlsSettings, Settings

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from gateway.cli.explain import Finding, Tone
 from gateway.cli.explain_tls import STATUS_FLAWED, STATUS_PROTECTED, STATUS_WAITS
-from gateway.cli.problems import TLS_WORDS
 from gateway.dns.resolver import Answer, RecordType, Resolver
+from gateway.explain import Finding, Tone
+from gateway.explain.problems import TLS_WORDS
 from gateway.listeners.remote.session import RemoteOptions, SessionFacts, probe_host
 from gateway.listeners.remote.tls import make_client_contexts
 from gateway.mail.address import parse_domain

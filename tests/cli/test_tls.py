@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
-from gateway.cli.explain import Tone
 from gateway.cli.explain_tls import explain_decision
-from gateway.cli.problems import TLS_WORDS
+from gateway.explain import Tone
+from gateway.explain.problems import TLS_WORDS
 from gateway.ops.config import OutboundTlsSettings
 from gateway.tlspolicy.decide import Facts, derive
 from gateway.tlspolicy.model import MxHost, NoRoute, Route, StsView, TlsProblem

@@ -15,10 +15,10 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from gateway.cli.explain import Tone
 from gateway.cli.tls_probe import Probe, explain_probe, probe_all, probe_object, probe_options, probes_status
 from gateway.dns.resolver import Tlsa
 from gateway.dns.zone import ZoneResolver
+from gateway.explain import Tone
 from gateway.ops.config import OutboundTlsSettings
 from gateway.tlspolicy.dane import HostTlsa
 from gateway.tlspolicy.decide import Facts, derive

@@ -21,8 +21,8 @@ from gateway.auth.results import (
     SpfResult,
     SpfStatus,
 )
-from gateway.cli.explain import Finding, Tone, explain
-from gateway.cli.problems import WORDS
+from gateway.explain import Finding, Tone, explain
+from gateway.explain.problems import WORDS
 from gateway.mail.authentication_results import parse_results
 from gateway.mail.reply import Reply
 from gateway.verdict import Disposition, Verdict

@@ -1,6 +1,6 @@
 """A verdict in plain words: check by check, what was asked, what was found, and which section says so.
 
-Pure: from an envelope, a message and a verdict to lines of text; `gateway.cli.show` puts them on a terminal.
+From what a verdict rests on to lines of text; `gateway.cli.show` puts them on a terminal, `gateway.pages` on a page.
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ from gateway.auth.results import (
     SpfResult,
     SpfStatus,
 )
-from gateway.cli.problems import WORDS
-from gateway.mail.envelope import Envelope
+from gateway.explain.problems import WORDS
+from gateway.mail.envelope import Envelope, Session
 from gateway.tlspolicy.model import TlsProblem
 from gateway.verdict import Disposition, Verdict
 
@@ -70,14 +70,16 @@ class Explanation:
 
 def explain(envelope: Envelope, verdict: Verdict, *, client_known: bool = True) -> Explanation:
     """Put a verdict into words. `client_known`: False where the caller had no client address to judge."""
-    return Explanation(
-        findings=tuple(_findings(verdict.evidence, envelope, client_known=client_known)),
-        conclusion=_conclusion(verdict),
-    )
+    sender_domain = envelope.mail_from.domain if envelope.mail_from else ""
+    findings = explain_evidence(verdict.evidence, envelope.session, sender_domain, client_known=client_known)
+    return Explanation(findings=tuple(findings), conclusion=_conclusion(verdict))
 
 
-def _findings(evidence: Evidence, envelope: Envelope, *, client_known: bool) -> Iterator[Finding]:
-    if envelope.session.is_ours:
+def explain_evidence(
+    evidence: Evidence, session: Session, sender_domain: str, *, client_known: bool = True
+) -> Iterator[Finding]:
+    """Put the findings into words, in the order in which one rests on the other. `sender_domain`: of MAIL FROM; empty for none."""
+    if session.is_ours:
         yield _finding(
             "Session",
             "ours",
@@ -93,8 +95,8 @@ def _findings(evidence: Evidence, envelope: Envelope, *, client_known: bool) -> 
         yield _iprev(evidence.iprev)
     for spf in (evidence.spf_helo, evidence.spf):
         if spf is not None:
-            yield _spf(spf, envelope)
-    yield from _sender_domain(evidence.sender_domain, envelope)
+            yield _spf(spf, session)
+    yield from _sender_domain(evidence.sender_domain, sender_domain)
     if evidence.dkim:
         yield from map(_dkim, evidence.dkim)
     elif evidence.dmarc is not None:
@@ -113,8 +115,8 @@ def _because(says: str, problem: Problem | None) -> str:
     return says if problem is None else f"{says.removesuffix('.')}: {WORDS[problem].says}."
 
 
-def _spf(result: SpfResult, envelope: Envelope) -> Finding:
-    says, tone = _spf_says(result, str(envelope.session.client_ip))
+def _spf(result: SpfResult, session: Session) -> Finding:
+    says, tone = _spf_says(result, str(session.client_ip))
     if result.mechanism:
         says += f" The term {result.mechanism} matched."
     if result.explanation:
@@ -315,8 +317,7 @@ def _iprev(result: IprevResult) -> Finding:
     )
 
 
-def _sender_domain(found: SenderDomain, envelope: Envelope) -> Iterator[Finding]:
-    domain = envelope.mail_from.domain if envelope.mail_from else ""
+def _sender_domain(found: SenderDomain, domain: str) -> Iterator[Finding]:
     check = "Sender domain"
     match found:
         case SenderDomain.MX | SenderDomain.ADDRESS:
