@@ -31,9 +31,10 @@ from gateway.mail.message import Message
 from gateway.mail.reply import Reply
 from gateway.policy.facts import Case, dkim_summary
 from gateway.policy.rules import Mode, Rule, RuleSet
+from gateway.policy.shadow import judge_again, screen_again
 from gateway.stamp import stamp, stamp_failure
 from gateway.submission import Submission
-from gateway.verdict import Disposition, Stage, Verdict
+from gateway.verdict import Disposition, Shadow, Stage, Verdict
 
 if TYPE_CHECKING:
     from gateway.auth.arc.seal import Sealer
@@ -107,6 +108,7 @@ class Engine:
     Attributes:
         signer: signs the mail of our own users and hosts; None: nothing is signed. May be replaced at any time, as `rules`.
         submission: what is asked of our users' messages, and done to them, at the submission door; None: nothing.
+        shadow: rules that are tried on the same evidence and never act; None: there are none. Likewise.
         sealer: adds an ARC Set to strangers' mail that is accepted; None: nothing is sealed. Likewise.
     """
 
@@ -121,6 +123,7 @@ class Engine:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.rules = rules
+        self.shadow: RuleSet | None = None
         self.signer: Signer | None = None
         self.submission: Submission | None = None
         self.sealer: Sealer | None = None
@@ -130,6 +133,7 @@ class Engine:
         self._options = options or EngineOptions()
         self._observe = observe
         self._clock = clock
+        self._failed_shadow: RuleSet | None = None
 
     async def screen(self, stage: Stage, envelope: Envelope) -> Verdict | None:
         """Try the rules of an early stage; None where none refuses. An early accept only ends the early rules."""
@@ -152,6 +156,7 @@ class Engine:
             rule=rule.id,
             reply=_fill_reply(rule, case),
             evidence=evidence,
+            shadow=self._overshadow(stage, case, rule.disposition),
         )
 
     async def judge(self, envelope: Envelope, message: Message) -> Verdict:
@@ -214,7 +219,25 @@ class Engine:
             evidence=evidence,
             signing=signing,
             sealed=sealed,
+            shadow=self._overshadow(Stage.MESSAGE, case, applied),
         )
+
+    def _overshadow(self, stage: Stage, case: Case, live: Disposition) -> Shadow | None:
+        """What the shadow rules would have done, if that differs. A bug in it costs the mail nothing, and one line of the log."""
+        rules = self.shadow
+        if rules is None:
+            return None
+        try:
+            shadow = judge_again(rules, case) if stage is Stage.MESSAGE else screen_again(rules, stage, case)
+        except Exception:  # noqa: BLE001 - whatever it is, the live verdict stands
+            if self._failed_shadow is not rules:
+                self._failed_shadow = rules
+                note = "mail is judged by the live rules as ever; further failures of these rules are only counted"
+                _log.exception("shadow.failed", id=case.envelope.id, rules=rules.name, note=note)
+            on_error = self._options.on_error
+            failed = Disposition.ACCEPT if on_error is OnError.ACCEPT else Disposition.DEFER
+            return Shadow(rule=INTERNAL_RULE, disposition=failed)
+        return shadow if shadow.differs(live) else None
 
     def _sign(
         self, envelope: Envelope, message: Message, author: Author | NoAuthor, edits: Edits

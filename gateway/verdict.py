@@ -44,6 +44,26 @@ class RuleTried(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """What the shadow rules (`[policy] shadow`) would have done, had they been the live ones.
+
+    Attributes:
+        rule: the id of theirs; `gateway.undecided` where the live rules refused before the message came and no rule of the
+            shadow would have; `gateway.internal` where judging by them failed.
+        refused_recipients: so many, not all, of the message's recipients would have been refused at RCPT, by `recipients_rule`.
+    """
+
+    rule: str
+    disposition: Disposition
+    refused_recipients: int = 0
+    recipients_rule: str | None = None
+
+    def differs(self, disposition: Disposition) -> bool:
+        """Whether something else would have become of the message than this."""
+        return self.disposition is not disposition or self.refused_recipients > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inquiry:
     """How a verdict came about, for the trace.
 
@@ -81,6 +101,7 @@ class Verdict:
         signing: our own signatures, which are among the edits; None where it was not asked for: a stranger's message, a
             message that is not handed on, or no keys.
         sealed: what our ARC seal, which is among the edits, says of the chain before it; None where there is none.
+        shadow: what the shadow rules would have done, where that is something else; None where there are none, or they agree.
         inquiry: how it came about; None where nobody keeps traces.
     """
 
@@ -92,6 +113,7 @@ class Verdict:
     evidence: Evidence = field(default_factory=Evidence)
     signing: Signing | None = None
     sealed: ChainValidation | None = None
+    shadow: Shadow | None = None
     inquiry: Inquiry | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from gateway.mail.envelope import Listener
 from gateway.mail.message import Message
 from gateway.policy import load_rules, parse_rules
 from gateway.policy.facts import problems
-from gateway.verdict import Disposition, Stage
+from gateway.verdict import Disposition, Shadow, Stage
 from tests.corpus import AUTHSERV_ID, FOLDER, NOW, TRUSTED_SEALERS, CorpusCase, load_cases, world
 
 CASES = load_cases()
@@ -166,3 +166,46 @@ async def test_what_leaves_keeps_what_was_found_when_it_came_in() -> None:
     verdict = await make_engine().judge(replace(envelope, session=session), Message(stamped))
     assert verdict.disposition is Disposition.ACCEPT
     assert not verdict.edits
+
+
+async def test_shadow_rules_are_judged_on_the_same_evidence_and_change_nothing() -> None:
+    for case in CASES:
+        alone = await make_engine().judge(case.envelope(), Message(case.raw))
+        strict = await make_engine("strict").judge(case.envelope(), Message(case.raw))
+        engine = make_engine()
+        engine.shadow = load_rules("strict")
+        both = await engine.judge(case.envelope(), Message(case.raw))
+        assert replace(both, shadow=None) == alone
+        if strict.disposition is alone.disposition:
+            assert both.shadow is None
+        else:
+            assert both.shadow == Shadow(rule=strict.rule, disposition=strict.disposition)
+
+
+async def test_a_bug_in_the_shadow_costs_no_mail_and_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    case = next(case for case in CASES if case.name == "honest-rsa")
+    broken = load_rules("strict")
+    object.__setattr__(broken, "_keys", {})
+    engine = make_engine()
+    engine.shadow = broken
+    verdicts = [await engine.judge(case.envelope(), Message(case.raw)) for _ in range(3)]
+    assert {verdict.disposition for verdict in verdicts} == {Disposition.ACCEPT}
+    assert {verdict.shadow and verdict.shadow.rule for verdict in verdicts} == {"gateway.internal"}
+    assert capsys.readouterr().out.count("shadow.failed") == 1
+
+
+async def test_a_sender_whom_only_the_live_rules_refuse_is_undecided_in_the_shadow() -> None:
+    early = (
+        '[[rule]]\nid = "early"\nwhy = "w"\nstage = "mail"\nwhen = { mail_from = "evil.example" }\n'
+        'action = "reject"\n[[rule]]\nid = "rest"\nwhy = "w"\naction = "accept"\n'
+    )
+    engine = Engine(world(), parse_rules(early), authserv_id=AUTHSERV_ID)
+    evil = next(case for case in CASES if case.name == "spoofed-reject").envelope()
+    engine.shadow = load_rules("default")
+    verdict = await engine.screen(Stage.MAIL, evil)
+    assert verdict is not None
+    assert verdict.shadow == Shadow(rule="gateway.undecided", disposition=Disposition.ACCEPT)
+    engine.shadow = parse_rules(early)
+    agreed = await engine.screen(Stage.MAIL, evil)
+    assert agreed is not None
+    assert agreed.shadow is None

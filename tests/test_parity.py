@@ -242,7 +242,7 @@ def test_milter(tmp_path: Path) -> None:
                 (int(at[1]) for _, _, value in answer.inserted if (at := _SIGNED_AT.search(value))), NOW
             )
             expected = asyncio.run(offline(case, signed_at))
-            told = judged_event(case.envelope(), len(case.raw), None, expected, 0.0)
+            told = judged_event(case.envelope(), Message(case.raw), None, expected, 0.0)
             for key in (
                 "disposition",
                 "rule",

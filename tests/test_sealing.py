@@ -122,7 +122,7 @@ async def test_what_is_told_of_it() -> None:
     broken = Custodian().seal(MESSAGE).replace(b"Joe.", b"Eve.")
     verdict = await make_engine().judge(envelope(), Message(broken))
 
-    assert judged_event(envelope(), len(broken), None, verdict, 0.1)["sealed"] == "fail"
+    assert judged_event(envelope(), Message(broken), None, verdict, 0.1)["sealed"] == "fail"
     metrics = Metrics()
     metrics.judged(verdict, envelope())
     text = metrics.exposition("")[0].decode()

@@ -191,7 +191,7 @@ async def test_what_is_told() -> None:
 
     def observe(judged: Judged) -> None:
         metrics.judged(judged.verdict, judged.envelope)
-        told.append(judged_event(judged.envelope, len(judged.message), None, judged.verdict, 0.0))
+        told.append(judged_event(judged.envelope, judged.message, None, judged.verdict, 0.0))
 
     engine = Engine(
         zone(), load_rules("default"), authserv_id=AUTHSERV_ID, observe=observe, clock=lambda: NOW

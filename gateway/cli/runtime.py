@@ -30,7 +30,6 @@ from gateway.cli.wiring import (
 from gateway.dns.stub import StubResolver, Validation
 from gateway.engine import Judged
 from gateway.listeners.http import Readiness
-from gateway.mail.author import Author
 from gateway.ops.config import Settings
 from gateway.ops.config.faults import ConfigError, shown
 from gateway.ops.config.files import all_signing_entries, seal_entry
@@ -52,6 +51,7 @@ STORE_FLUSH_S: Final = 5.0
 RELOADED: Final = frozenset(
     {
         "policy.rules",
+        "policy.shadow",
         "outbound_tls.overrides",
         "signing",
         "keys",
@@ -73,6 +73,7 @@ class Inputs:
 
     loaded: Loaded
     rules: RuleSet
+    shadow: RuleSet | None
     keys: KeyTable
     seal_key: SigningKey | None
 
@@ -101,6 +102,7 @@ class Source:
         return Inputs(
             loaded=loaded,
             rules=load_rules(settings.policy.rules),
+            shadow=load_rules(settings.policy.shadow) if settings.policy.shadow is not None else None,
             keys=load_key_table(all_signing_entries(settings)),
             seal_key=load_seal_key(seal) if seal else None,
         )
@@ -119,6 +121,7 @@ class Runtime:
             Judging(
                 resolver=self.resolver,
                 rules=inputs.rules,
+                shadow=inputs.shadow,
                 authserv_id=settings.authserv_id,
                 dns=settings.dns,
                 policy=settings.policy,
@@ -170,6 +173,7 @@ class Runtime:
             authserv_id=self.settings.authserv_id,
             rules=rules.name,
             mode=rules.mode,
+            shadow=self.engine.shadow.name if self.engine.shadow else None,
             keys=self.engine.signer.keys.names if self.engine.signer else (),
         )
         for listener, address in self.doors():
@@ -224,8 +228,7 @@ class Runtime:
         self.health.judged(judged.verdict, judged.envelope)
         if not self._log.is_enabled_for(logging.INFO):
             return
-        author = judged.author.mailbox.text if isinstance(judged.author, Author) else None
-        event = judged_event(judged.envelope, len(judged.message), author, judged.verdict, judged.seconds)
+        event = judged_event(judged.envelope, judged.message, judged.author, judged.verdict, judged.seconds)
         self._log.info("message.judged", **event)
 
     def _doors_state(self) -> Readiness:
@@ -257,6 +260,7 @@ class Runtime:
         else:
             rules = inputs.rules
             self.engine.rules = rules
+            self.engine.shadow = inputs.shadow
             self.engine.signer = build_signer(inputs.keys)
             self.engine.sealer = build_sealer(inputs.seal_key)
             self.engine.submission = build_submission(inputs.settings)
@@ -265,7 +269,13 @@ class Runtime:
             self.health.reloaded(ok=True)
             for warning in inputs.loaded.warnings:
                 self._log.warning("config.warning", fault=warning)
-            self._log.info("config.reloaded", rules=rules.name, mode=rules.mode, keys=inputs.keys.names)
+            self._log.info(
+                "config.reloaded",
+                rules=rules.name,
+                mode=rules.mode,
+                shadow=inputs.shadow and inputs.shadow.name,
+                keys=inputs.keys.names,
+            )
             if changed := not_taken_over(self.settings, inputs.settings):
                 self._log.warning("config.restart-needed", keys=sorted(changed))
 

@@ -124,7 +124,7 @@ def show_for_programs(cases: Sequence[Case]) -> None:
 def as_object(case: Case) -> dict[str, object]:
     """`file`, `disposition`, `intended`, `rule`, `reply`, `client_known`, `findings`, `edits`, and `event` as it is logged."""
     verdict, message = case.verdict, case.message
-    event = judged_event(case.envelope, len(message), case.author_text, verdict, case.seconds)
+    event = judged_event(case.envelope, message, case.author, verdict, case.seconds)
     return {
         "file": case.name,
         "disposition": verdict.disposition,

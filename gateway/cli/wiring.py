@@ -97,6 +97,7 @@ class Judging:
 
     resolver: StubResolver | ZoneResolver
     rules: RuleSet
+    shadow: RuleSet | None = None
     authserv_id: str
     dns: DnsSettings
     policy: PolicySettings
@@ -116,7 +117,7 @@ def build_engine(parts: Judging, observers: Observers = NOBODY, *, client_known:
         on_error=OnError(parts.policy.on_error),
         client_known=client_known,
     )
-    return Engine(
+    engine = Engine(
         parts.resolver,
         parts.rules,
         authserv_id=parts.authserv_id,
@@ -124,6 +125,8 @@ def build_engine(parts: Judging, observers: Observers = NOBODY, *, client_known:
         observe=observers.judged,
         clock=parts.clock,
     )
+    engine.shadow = parts.shadow
+    return engine
 
 
 def build_signer(keys: KeyTable) -> Signer | None:

@@ -17,7 +17,9 @@ from typing import Any, BinaryIO, Final
 import structlog
 from structlog.dev import ConsoleRenderer
 
+from gateway.mail.author import Author, NoAuthor
 from gateway.mail.envelope import Envelope
+from gateway.mail.message import Message
 from gateway.ops.config import LogSettings
 from gateway.ops.text import MAX_CHARACTERS, printable
 from gateway.policy.facts import problems
@@ -79,35 +81,41 @@ def set_up_logging(settings: LogSettings, output: LogOutput | None = None) -> No
 
 def judged_event(
     envelope: Envelope,
-    message_size: int,
-    author_text: str | None,
+    message: Message,
+    author: Author | NoAuthor | None,
     verdict: Verdict,
     seconds: float,
 ) -> dict[str, object]:
     """The fields of `message.judged`: who, from where, as whom, what was found, what became of it.
 
-    Absent is None: not asked, or not there. Peer text is as received; the log's set-up escapes it.
+    Absent is None: not asked, or not there; what the shadow rules would have done is there only where it differs. Peer text is
+    as received; the log's set-up escapes it.
     """
     session, evidence, signing = envelope.session, verdict.evidence, verdict.signing
     spf, spf_helo, dmarc, iprev = evidence.spf, evidence.spf_helo, evidence.dmarc, evidence.iprev
     arc = evidence.arc
-    return {
+    event: dict[str, object] = {
         "id": envelope.id,
         "queue_id": envelope.queue_id,
         "listener": session.listener,
         "client_ip": str(session.client_ip),
         "helo": session.helo,
+        "tls": session.tls.version if session.tls else None,
         "login": session.login,
         "mail_from": envelope.mail_from.text if envelope.mail_from else "",
         "recipients": len(envelope.recipients),
-        "author": author_text,
+        "author": author.mailbox.text if isinstance(author, Author) else None,
+        "author_fault": author.fault if isinstance(author, NoAuthor) else None,
         "disposition": verdict.disposition,
+        "intended": verdict.intended or verdict.disposition,
         "rule": verdict.rule,
         "spf": spf.status if spf else None,
         "spf_helo": spf_helo.status if spf_helo else None,
         "dkim": [f"{one.status}:{one.domain}" if one.domain else str(one.status) for one in evidence.dkim],
         "dmarc": dmarc.status if dmarc else None,
         "dmarc_policy": dmarc.requested if dmarc and dmarc.record else None,
+        "dmarc_applied": dmarc.applied if dmarc else None,
+        "sender_domain": evidence.sender_domain,
         "iprev": iprev.status if iprev else None,
         "arc": arc.status if arc else None,
         "arc_sealers": [one.sealer for one in arc.sets] if arc else [],
@@ -115,9 +123,18 @@ def judged_event(
         "signed": [str(one) for one in signing.made] if signing else [],
         "not_signed": signing.reason if signing else None,
         "problems": sorted(problems(evidence)),
-        "size": message_size,
+        "defects": sorted(message.defects),
+        "size": len(message),
         "ms": round(seconds * 1_000, 1),
     }
+    if (shadow := verdict.shadow) is not None:
+        event |= {"shadow_rule": shadow.rule, "shadow_disposition": shadow.disposition}
+        if shadow.refused_recipients:
+            event |= {
+                "shadow_recipients_rule": shadow.recipients_rule,
+                "shadow_refused_recipients": shadow.refused_recipients,
+            }
+    return event
 
 
 def _prepare(_logger: object, method: str, event: Event) -> Event:

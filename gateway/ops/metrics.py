@@ -21,7 +21,7 @@ from gateway.auth.results import ArcStatus, Evidence, Problem
 from gateway.dns.stub import DnsObservation
 from gateway.mail.envelope import Envelope, Listener
 from gateway.ops.tally import OTHER, Spread, Tally
-from gateway.verdict import Disposition, Verdict
+from gateway.verdict import Disposition, Shadow, Verdict
 
 _MESSAGE_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _REPLY_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 120)
@@ -81,6 +81,14 @@ class Metrics(Collector):
         self._commands = Tally("commands", "Commands answered, by our reply.", "listener", "verb", "code")
         self._logins = Tally("logins", "Log-ins answered.", "listener", "mechanism", "outcome")
         self._messages = Tally("messages", "Messages judged.", "listener", "disposition", "rule")
+        self._shadow = Tally(
+            "shadow_messages",
+            "Messages, senders and recipients with which the shadow rules would have done something else.",
+            "live_rule",
+            "shadow_rule",
+            "live_disposition",
+            "shadow_disposition",
+        )
         self._seconds = Spread(
             "message_duration_seconds", "From the end of the data to our reply.", _MESSAGE_SECONDS, "listener"
         )
@@ -159,6 +167,7 @@ class Metrics(Collector):
             self._commands,
             self._logins,
             self._messages,
+            self._shadow,
             self._results,
             self._policies,
             self._seals,
@@ -299,6 +308,8 @@ class Metrics(Collector):
         dmarc = evidence.dmarc
         with self._lock:
             self._messages.add((envelope.session.listener, verdict.disposition, verdict.rule))
+            if verdict.shadow is not None:
+                self._differs(verdict, verdict.shadow)
             for labels in _results(evidence):
                 self._results.add(labels)
             if dmarc is not None and dmarc.record is not None:
@@ -312,6 +323,13 @@ class Metrics(Collector):
                     self._unsigned.add((verdict.signing.reason,))
             if verdict.rule == Problem.INTERNAL:
                 self._faults.add()
+
+    def _differs(self, verdict: Verdict, shadow: Shadow) -> None:
+        disposition = shadow.disposition
+        # Where only some recipients would have been refused, the rule that would have done it says more than the message's.
+        same = disposition is verdict.disposition
+        rule = shadow.recipients_rule if same and shadow.recipients_rule else shadow.rule
+        self._shadow.add((verdict.rule, rule, verdict.disposition, disposition))
 
     def dns(self, observation: DnsObservation) -> None:
         """A check asked the DNS."""

@@ -179,9 +179,10 @@ def test_sighup_takes_good_files_and_refuses_bad_ones(served: Served) -> None:
     refused = served.wait_for("config.refused")
     assert "did you mean max_recipients?" in refused["fault"]
     write_pair(served.config.parent)
-    served.config.write_text(f'{good}max_recipients = 200\n[policy]\nrules = "monitor"\n')
+    served.config.write_text(f'{good}max_recipients = 200\n[policy]\nrules = "monitor"\nshadow = "strict"\n')
     served.process.send_signal(signal.SIGHUP)
-    assert served.wait_for("config.reloaded")["rules"] == "monitor"
+    reloaded = served.wait_for("config.reloaded")
+    assert (reloaded["rules"], reloaded["shadow"]) == ("monitor", "strict")
     assert served.wait_for("config.restart-needed")["keys"] == ["inbound.max_recipients"]
     metrics = served.get("/metrics")
     assert 'gateway_config_reload_total{outcome="refused"} 1.0' in metrics

@@ -4,6 +4,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -12,10 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.auth.results import Evidence
+from gateway.mail.author import find_author
+from gateway.mail.message import Message
 from gateway.ops.config import LogSettings
 from gateway.ops.log import LogOutput, judged_event, set_up_logging
-from gateway.verdict import Disposition, Verdict
+from gateway.verdict import Disposition, Shadow, Verdict
 from tests.ops.evidence import REJECTED, envelope
+
+MESSAGE = Message(b"From: boss@bank.example\r\nSubject: hello\r\n\r\na line end of its own\n\r\n")
 
 
 @pytest.fixture(autouse=True)
@@ -50,23 +55,28 @@ def events(stream: io.BytesIO) -> list[dict[str, object]]:
 
 
 def test_one_event_tells_the_whole_story_of_a_message() -> None:
-    assert judged_event(envelope(), 5_000, "boss@bank.example", REJECTED, 0.0384) == {
+    assert judged_event(envelope(), MESSAGE, find_author(MESSAGE), REJECTED, 0.0384) == {
         "id": "4f2a",
         "queue_id": None,
         "listener": "inbound",
         "client_ip": "192.0.2.1",
         "helo": "mail.example.com",
+        "tls": None,
         "login": None,
         "mail_from": "ann@example.com",
         "recipients": 1,
         "author": "boss@bank.example",
+        "author_fault": None,
         "disposition": "reject",
+        "intended": "reject",
         "rule": "dmarc-reject",
         "spf": "permerror",
         "spf_helo": "none",
         "dkim": ["pass:list.example", "fail:bank.example", "neutral"],
         "dmarc": "fail",
         "dmarc_policy": "reject",
+        "dmarc_applied": "reject",
+        "sender_domain": "mx",
         "iprev": "permerror",
         "arc": None,
         "arc_sealers": [],
@@ -74,14 +84,28 @@ def test_one_event_tells_the_whole_story_of_a_message() -> None:
         "signed": [],
         "not_signed": None,
         "problems": ["dkim.body-hash", "dkim.syntax", "iprev.no-name", "spf.too-many-lookups"],
-        "size": 5_000,
+        "defects": ["bare-line-end"],
+        "size": len(MESSAGE),
         "ms": 38.4,
     }
 
 
+def test_what_the_shadow_rules_would_have_done_is_told_only_where_it_differs() -> None:
+    shadowed = replace(REJECTED, shadow=Shadow(rule="pass", disposition=Disposition.ACCEPT))
+    event = judged_event(envelope(), MESSAGE, None, shadowed, 1)
+    assert (event["shadow_rule"], event["shadow_disposition"]) == ("pass", "accept")
+    some = Shadow(
+        rule="pass", disposition=Disposition.ACCEPT, refused_recipients=2, recipients_rule="no-robots"
+    )
+    event = judged_event(envelope(), MESSAGE, None, replace(REJECTED, shadow=some), 1)
+    assert (event["shadow_recipients_rule"], event["shadow_refused_recipients"]) == ("no-robots", 2)
+    agreed = judged_event(envelope(), MESSAGE, None, REJECTED, 1)
+    assert not [key for key in agreed if key.startswith("shadow")]
+
+
 def test_what_was_not_asked_is_null_and_not_a_result() -> None:
     event = judged_event(
-        envelope(trusted=True), 1, None, Verdict(disposition=Disposition.ACCEPT, rule="own-users"), 0
+        envelope(trusted=True), MESSAGE, None, Verdict(disposition=Disposition.ACCEPT, rule="own-users"), 0
     )
     assert Evidence() == Verdict(disposition=Disposition.ACCEPT, rule="x").evidence
     assert [event[key] for key in ("author", "spf", "spf_helo", "dmarc", "dmarc_policy", "iprev")] == [
@@ -92,7 +116,7 @@ def test_what_was_not_asked_is_null_and_not_a_result() -> None:
 
 def test_json_is_one_object_per_line_time_level_and_event_first() -> None:
     stream = set_up()
-    structlog.get_logger().info("message.judged", **judged_event(envelope(), 9, None, REJECTED, 1))
+    structlog.get_logger().info("message.judged", **judged_event(envelope(), MESSAGE, None, REJECTED, 1))
     (event,) = events(stream)
     assert list(event)[:4] == ["time", "level", "event", "id"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", str(event["time"]))
@@ -180,7 +204,7 @@ def test_no_colours(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], is
 
 def test_console_leaves_out_what_is_not_there() -> None:
     stream = set_up("console")
-    structlog.get_logger().info("message.judged", **judged_event(envelope(), 9, None, REJECTED, 1))
+    structlog.get_logger().info("message.judged", **judged_event(envelope(), MESSAGE, None, REJECTED, 1))
     line = lines(stream)[0]
     assert "queue_id" not in line
     assert "disposition=reject" in line

@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +12,7 @@ from gateway.dns.stub import DnsObservation
 from gateway.mail.envelope import Listener
 from gateway.ops.metrics import Metrics
 from gateway.ops.tally import MAX_SERIES, Spread
-from gateway.verdict import Disposition, Verdict
+from gateway.verdict import Disposition, Shadow, Verdict
 from tests.ops.evidence import REJECTED, envelope
 
 
@@ -71,6 +72,29 @@ def test_one_message_is_counted_once_everywhere(metrics: Metrics) -> None:
 def test_only_a_bug_counts_as_one(metrics: Metrics) -> None:
     metrics.judged(Verdict(disposition=Disposition.ACCEPT, rule="gateway.internal"), envelope())
     assert scrape(metrics)["gateway_internal_errors_total{}"] == 1
+
+
+def test_what_the_shadow_rules_would_have_done_is_counted_by_both_rules() -> None:
+    metrics = Metrics()
+    metrics.judged(replace(REJECTED, shadow=Shadow(rule="pass", disposition=Disposition.ACCEPT)), envelope())
+    metrics.judged(REJECTED, envelope())
+    some = Shadow(
+        rule="pass", disposition=Disposition.REJECT, refused_recipients=1, recipients_rule="no-robots"
+    )
+    metrics.judged(replace(REJECTED, shadow=some), envelope())
+    name, both = "gateway_shadow_messages_total", "live_disposition=reject,live_rule=dmarc-reject"
+    shadowed = {name: value for name, value in scrape(metrics).items() if "shadow" in name}
+    assert shadowed == {
+        f"{name}{{{both},shadow_disposition=accept,shadow_rule=pass}}": 1,
+        f"{name}{{{both},shadow_disposition=reject,shadow_rule=no-robots}}": 1,
+    }
+
+
+def test_bytes_in_flight_are_those_of_all_doors() -> None:
+    metrics = Metrics()
+    for held in (1_000, 200, 30):
+        metrics.bytes_in_flight_from(lambda held=held: held)  # type: ignore[misc]  # bound at once
+    assert scrape(metrics)["gateway_bytes_in_flight{}"] == 1_230
 
 
 def test_only_questions_sent_are_timed() -> None:

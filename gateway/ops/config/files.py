@@ -76,13 +76,16 @@ def check_zone(dns: DnsSettings) -> Iterator[FileFault]:
 
 
 def check_rules(policy: PolicySettings) -> Iterator[FileFault]:
-    """Whether the rule file parses."""
-    try:
-        load_rules(policy.rules)
-    except RuleError as error:
-        for fault in error.faults:
-            named = f"{fault.place} = {fault.value}" if fault.value else fault.place
-            yield FileFault(section="policy", key="rules", what=f"{named}: {fault.remedy}", file=fault.file)
+    """Whether the rule files parse."""
+    for key, source in (("rules", policy.rules), ("shadow", policy.shadow)):
+        if source is None or (key == "shadow" and source == policy.rules):
+            continue
+        try:
+            load_rules(source)
+        except RuleError as error:
+            for fault in error.faults:
+                named = f"{fault.place} = {fault.value}" if fault.value else fault.place
+                yield FileFault(section="policy", key=key, what=f"{named}: {fault.remedy}", file=fault.file)
 
 
 def signing_entry(signing: SigningSettings) -> SigningEntry:

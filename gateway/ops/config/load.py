@@ -34,7 +34,7 @@ from gateway.ops.config.models import (
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
-NOT_YET: Final = ("reports", "policy.shadow")
+NOT_YET: Final = ("reports",)
 """Keys of the design that this release does not have: present, they are a fault, never silently nothing."""
 
 _WITH_TLS: Final[Mapping[str, type[SmtpSettings] | type[MtaStsSettings]]] = {

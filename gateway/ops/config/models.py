@@ -669,6 +669,11 @@ class PolicySettings(Section):
         default="default",
         description='"default", "monitor" (refuses nothing), "strict", or the path of your own rule file.',
     )
+    shadow: Rules | None = Field(
+        default=None,
+        examples=["strict"],
+        description="Rules that are tried beside these and never act: where they would do something else it is counted and logged.",
+    )
     on_error: Literal["defer", "accept"] = Field(
         default="defer",
         description='After a fault of our own: "defer" (451, the sender tries again) or "accept" with temperror stamped.',
