@@ -36,7 +36,6 @@ _STABLE_S: Final = 60.0
 """A worker that lived so long is begun again at once; one that did not waits, longer each time."""
 
 _TURN_S: Final = 1.0
-_START_S: Final = 30.0
 
 _log: Final = structlog.get_logger()
 
@@ -70,6 +69,8 @@ class _Child:
     pid: int
     started: float
     state: WorkerState = WorkerState.STARTING
+    is_behind: bool = False
+    """Files were read again while it was starting: whether it has the new ones nobody knows."""
 
 
 @dataclass(slots=True)
@@ -92,12 +93,14 @@ class Supervisor:
             again, None where the new files are faulty (it has said so) and everything stays. A job that is the very same
             object as before is not replaced.
         drain_s: how long children have to end, after SIGTERM.
+        start_s: how long a child may take to be ready; one that takes longer (a lock, a disk that does not answer) is begun again.
         usage_status: a child that ends so before it was ever ready cannot work at all; at the first start that is the end.
     """
 
     jobs: tuple[Job, ...]
     replace: Callable[[], tuple[Job, ...] | None]
     drain_s: float
+    start_s: float = 120.0
     usage_status: int = 2
     _slots: dict[str, _Slot] = field(default_factory=dict)
     _leaving: dict[int, _Child] = field(default_factory=dict)
@@ -115,6 +118,7 @@ class Supervisor:
         try:
             while self._status is None:
                 self._start_due()
+                self._end_overdue()
                 self._turn(signal.sigtimedwait(_WATCHED, self._patience_s()))
             return self._status
         finally:
@@ -160,12 +164,24 @@ class Supervisor:
             if slot.child is None and slot.due <= now:
                 slot.child = self._fork(slot.job)
 
+    def _end_overdue(self) -> None:
+        latest = time.monotonic() - self.start_s
+        for slot in self._slots.values():
+            child = slot.child
+            if child and child.state is WorkerState.STARTING and child.started < latest:
+                _log.error("worker.never-ready", worker=child.job.name, pid=child.pid, after_s=self.start_s)
+                child.state = WorkerState.STOPPING
+                _send(child.pid, signal.SIGKILL)
+
     def _ready(self, pid: int) -> None:
         for slot in self._slots.values():
             child = slot.child
             if child and child.pid == pid:
                 child.state = WorkerState.READY
                 self._was_ready = True
+                if child.is_behind:
+                    child.is_behind = False
+                    _send(pid, RELOAD)
                 _log.info("worker.ready", worker=child.job.name, pid=pid)
                 self._retire_replaced(child.job.name)
 
@@ -213,31 +229,38 @@ class Supervisor:
     def _reload(self) -> None:
         if self._stop_by is not None:
             return
-        jobs = self.replace()
-        if jobs is None:
+        try:
+            jobs = self.replace()
+        except Exception:  # noqa: BLE001 - a bug: all workers would end with us; they go on with what they have
+            _log.exception("config.reload-failed", note="what was in force before stays in force")
             return
+        if jobs is not None:
+            self._replace(jobs)
+
+    def _replace(self, jobs: tuple[Job, ...]) -> None:
+        names = {job.name for job in jobs}
         kept = {slot.job.name for slot in self._slots.values() if not jobs or slot.job in jobs}
         for name, slot in list(self._slots.items()):
             if name in kept:
-                if slot.child:
-                    _send(slot.child.pid, RELOAD)
+                _reload_child(slot.child)
                 continue
             del self._slots[name]
-            if slot.child and any(job.name == name for job in jobs):
+            if slot.child:
                 self._leaving[slot.child.pid] = slot.child  # it serves on until the new one does
-            elif slot.child:
-                self._leave(slot.child)
+        for child in self._leaving.values():
+            if jobs and child.job.name not in names:  # there will be no new one
+                self._leave(child)
         self._slots |= {job.name: _Slot(job) for job in jobs if job.name not in kept}
 
     def _retire_replaced(self, name: str) -> None:
         for child in self._leaving.values():
-            if child.job.name == name and child.state in {WorkerState.STARTING, WorkerState.READY}:
+            if child.job.name == name:
                 self._leave(child)
 
     def _leave(self, child: _Child) -> None:
-        child.state = WorkerState.RETIRING
-        self._leaving[child.pid] = child
-        _send(child.pid, RETIRE)
+        if child.state in {WorkerState.STARTING, WorkerState.READY}:
+            child.state = WorkerState.RETIRING
+            _send(child.pid, RETIRE)
 
     def _stop(self) -> None:
         if self._stop_by is not None:
@@ -294,6 +317,14 @@ class Supervisor:
 def say_ready() -> None:
     """A child tells the supervisor that it works."""
     os.kill(os.getppid(), READY)
+
+
+def _reload_child(child: _Child | None) -> None:
+    """Now, or as soon as it can hear it."""
+    if child and child.state is WorkerState.STARTING:
+        child.is_behind = True
+    elif child:
+        _send(child.pid, RELOAD)
 
 
 def _send(pid: int, number: int) -> None:

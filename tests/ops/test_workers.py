@@ -38,6 +38,9 @@ PROGRAM = textwrap.dedent(
                 return 2
             if mode == "crash" and name == "work-1":
                 raise RuntimeError("a bug")
+            if name == "work-1" and (mode in {"late", "hangs"} or (mode == "fewer" and born_in == 1)):
+                say("starting", name, born_in)
+                os.read(0, 1)
             reader, writer = os.pipe()
             os.set_blocking(writer, False)
             signal.set_wakeup_fd(writer)
@@ -69,12 +72,21 @@ PROGRAM = textwrap.dedent(
         if mode == "bad-file":
             say("refused")
             return None
-        if mode == "rules":
+        if mode == "bug":
+            raise KeyError("a bug")
+        if mode in {"rules", "late"}:
             return ()
         generation += 1
+        if generation == 2 and mode == "fewer":
+            return (fixed, make("work-0"))
         return jobs()
 
-    supervisor = Supervisor(jobs=jobs(), replace=replace, drain_s=1.0 if mode == "stubborn" else 10.0)
+    supervisor = Supervisor(
+        jobs=jobs(),
+        replace=replace,
+        drain_s=1.0 if mode == "stubborn" else 10.0,
+        start_s=0.2 if mode == "hangs" else 30.0,
+    )
     say("supervisor", os.getpid())
     sys.exit(supervisor.run())
     """
@@ -101,6 +113,12 @@ class Supervised:
             self.said += [line.decode() for line in lines]
         return found[:count]
 
+    def wait_for_log(self, event: str, count: int = 1) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while self.errors.read_text().count(event) < count:
+            assert time.monotonic() < deadline, self.errors.read_text()
+            time.sleep(0.02)  # a log file has no event
+
     def pid_of(self, name: str) -> int:
         return int(self.wait_for(f"begin {name} ")[-1].split()[2])
 
@@ -114,7 +132,10 @@ def supervised(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Super
     errors = tmp_path / "errors"
     with errors.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, request.param], stdout=subprocess.PIPE, stderr=log
+            [sys.executable, "-c", PROGRAM, request.param],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
         )
     try:
         yield Supervised(process, errors)
@@ -122,7 +143,9 @@ def supervised(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Super
         if process.poll() is None:
             process.kill()  # its children see the end of their lifeline
             process.wait()
+        assert process.stdin is not None
         assert process.stdout is not None
+        process.stdin.close()
         process.stdout.close()
 
 
@@ -148,10 +171,7 @@ def test_a_child_that_always_fails_is_tried_less_and_less_often_and_the_others_w
     supervised: Supervised,
 ) -> None:
     supervised.wait_for("begin work-0")
-    deadline = time.monotonic() + PATIENCE_S
-    while supervised.errors.read_text().count("worker.lost") < 3:  # now, at once, after half a second
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # a log file has no event
+    supervised.wait_for_log("worker.lost", 3)  # now, at once, after half a second
     assert "RuntimeError: a bug" in supervised.errors.read_text()
     assert supervised.end() == 0
 
@@ -192,6 +212,46 @@ def test_a_bad_file_changes_nothing(supervised: Supervised) -> None:
     supervised.wait_for("refused")
     assert supervised.end() == 0
     assert not [line for line in supervised.said if line.startswith(("retire", "reload"))]
+
+
+@pytest.mark.parametrize("supervised", ["bug"], indirect=True)
+def test_a_bug_in_reading_the_files_again_ends_nobody(supervised: Supervised) -> None:
+    supervised.wait_for("begin", 3)
+    supervised.process.send_signal(signal.SIGHUP)
+    supervised.wait_for_log("config.reload-failed")
+    assert supervised.end() == 0
+    assert "KeyError" in supervised.errors.read_text()
+
+
+@pytest.mark.parametrize("supervised", ["late"], indirect=True)
+def test_sighup_reaches_a_child_that_was_not_ready_for_it(supervised: Supervised) -> None:
+    supervised.wait_for("starting work-1")
+    supervised.wait_for("begin", 2)
+    supervised.wait_for_log("worker.ready", 2)
+    supervised.process.send_signal(signal.SIGHUP)
+    supervised.wait_for("reload", 2)
+    assert supervised.process.stdin is not None
+    os.write(supervised.process.stdin.fileno(), b".")
+    supervised.wait_for("reload work-1")
+    assert supervised.end() == 0
+
+
+@pytest.mark.parametrize("supervised", ["hangs"], indirect=True)
+def test_a_child_that_never_gets_ready_is_begun_again(supervised: Supervised) -> None:
+    supervised.wait_for("starting work-1", 2)
+    assert "worker.never-ready" in supervised.errors.read_text()
+    assert supervised.end() == 0
+
+
+@pytest.mark.parametrize("supervised", ["fewer"], indirect=True)
+def test_who_waits_for_a_successor_that_is_no_longer_wanted_ends_as_well(supervised: Supervised) -> None:
+    supervised.wait_for("begin", 3)
+    supervised.process.send_signal(signal.SIGHUP)
+    supervised.wait_for("starting work-1 1")
+    assert "retire work-1 0" not in supervised.said
+    supervised.process.send_signal(signal.SIGHUP)
+    supervised.wait_for("retire work-1 0")
+    assert supervised.end() == 0
 
 
 @pytest.mark.parametrize("supervised", ["stubborn"], indirect=True)
