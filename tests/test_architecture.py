@@ -27,6 +27,7 @@ _MAY_IMPORT = {
     "smtp": {"smtp", "mail", "verdict"},  # sans-IO: values and verdicts, nothing else
     "milter": {"milter", "mail", "verdict"},
     "ops": {"ops", "keys", "auth", "dns", "mail", "policy", "tlspolicy", "verdict"},
+    "doctor": {"doctor", "publish", "ops", "tlspolicy", "auth", "dns", "mail"},
     "publish": {"publish", "keys", "ops", "tlspolicy", "auth", "dns", "mail"},
     "listeners": {
         "listeners",

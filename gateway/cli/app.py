@@ -342,6 +342,56 @@ def tls(
     _exit_with(run)
 
 
+@app.command(
+    epilog=(
+        "Examples:  gateway doctor example.com\n\n"
+        "gateway doctor example.com --connect --selector 2026a --selector s1\n\n"
+        "gateway doctor example.net --config /etc/gateway/gateway.toml    (one of ours: held against our config, too)\n\n"
+        "gateway doctor example.com --json | jq -r '.findings[] | select(.severity == \"error\") | .code'"
+    )
+)
+def doctor(
+    domain: Annotated[str, typer.Argument(help="A domain, or an address in it.")],
+    *,
+    selector: Annotated[
+        list[str] | None,
+        typer.Option(help="A DKIM selector (s=) that its mail is signed with; may be given several times."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Use this config's resolvers, and hold our own domains against what it says."),
+    ] = None,
+    zone: Annotated[
+        Path | None, typer.Option(help="Answer DNS from this zone file; names not in it do not exist.")
+    ] = None,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Try every mail server live, as far as TLS; no mail is sent.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Examine a domain's mail: MX, SPF, DKIM, DMARC, MTA-STS, TLSRPT, DANE, and say what is wrong and what to publish.
+
+    Exit status by the worst finding: 0 in order, 10 warning, 11 something cannot be known now, 12 error. 2: something that was
+    given cannot be used. Every code is explained in docs/doctor.md.
+    """
+
+    def run() -> int:
+        from gateway.cli.doctor import DoctorRequest, run_doctor
+
+        return run_doctor(
+            DoctorRequest(
+                domain=domain,
+                selectors=selector or (),
+                config=config,
+                zone=zone,
+                connect=connect,
+                as_json=as_json,
+            )
+        )
+
+    _exit_with(run)
+
+
 @config_app.command(
     "check",
     epilog="Examples:  gateway config check\n\ngateway config check ./gateway.toml && systemctl reload gateway",

@@ -83,7 +83,13 @@ def run_dns(request: DnsRequest) -> int:
         PublishError: the zone could not be written.
     """
     settings = read_settings(request.config)
-    facts = _facts(request, settings)
+    facts = facts_of(
+        settings, read_domain(request.domain), next_keys=request.next_keys, reports_to=request.reports_to
+    )
+    if not facts.is_local and not facts.keys:
+        raise UsageFault(
+            f"{facts.domain} is none of ours: it is not in local_domains, and no key of [keys] or [[signing]] is for it"
+        )
     wanted = wanted_records(facts)
     answer: dict[str, object] = {"domain": facts.domain, "records": [_as_object(one) for one in wanted]}
     status = 0
@@ -108,21 +114,22 @@ def run_dns(request: DnsRequest) -> int:
 # What is known
 
 
-def _facts(request: DnsRequest, settings: Settings) -> Facts:
-    domain = read_domain(request.domain)
-    facts = Facts(
+def facts_of(
+    settings: Settings, domain: str, *, next_keys: Sequence[Path] = (), reports_to: str | None = None
+) -> Facts:
+    """All that the config and its files know of the domain, which is in A-labels.
+
+    Raises:
+        UsageFault, KeyDirectoryError: a key or certificate cannot be read.
+    """
+    return Facts(
         domain=domain,
         settings=settings,
         keys=tuple(_keys(settings, domain)),
         server_key=_inbound_key(settings),
-        next_keys=[_server_key(path) for path in request.next_keys],
-        report_to=_address(request.reports_to or f"postmaster@{domain}"),
+        next_keys=[_server_key(path) for path in next_keys],
+        report_to=_address(reports_to or f"postmaster@{domain}"),
     )
-    if not facts.is_local and not facts.keys:
-        raise UsageFault(
-            f"{domain} is none of ours: it is not in local_domains, and no key of [keys] or [[signing]] is for it"
-        )
-    return facts
 
 
 def _keys(settings: Settings, domain: str) -> Iterator[PublicKey]:

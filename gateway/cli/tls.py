@@ -52,7 +52,7 @@ class TlsRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Basis:
+class Basis:
     """What the answer is made from."""
 
     dns: DnsSettings
@@ -78,8 +78,8 @@ def run_tls(request: TlsRequest) -> int:
         ConfigError: a config that cannot be.
     """
     domain = _domain(request.domain)
-    basis = _basis(request)
-    resolver = _resolver(basis.dns)
+    basis = basis_of(request.config, request.zone)
+    resolver = resolver_of(basis.dns)
     answer = asyncio.run(_answer(domain, basis, resolver, connect=request.connect))
     explanation = explain_decision(answer.decision, basis.tls)
     if request.as_json:
@@ -96,21 +96,30 @@ def _domain(text: str) -> str:
         raise UsageFault(f"{printable(text)!r} is no domain: write example.com or [192.0.2.1]") from None
 
 
-def _basis(request: TlsRequest) -> _Basis:
-    """The config's parts, with the command line's over them."""
-    basis = _Basis(dns=DnsSettings(), tls=OutboundTlsSettings(), outbound=None, settings=None)
-    if request.config is not None:
-        settings = load_config(request.config, os.environ, look_at_files=False).settings
-        basis = _Basis(
+def basis_of(config: Path | None, zone: Path | None) -> Basis:
+    """The config's parts, with the command line's over them.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    basis = Basis(dns=DnsSettings(), tls=OutboundTlsSettings(), outbound=None, settings=None)
+    if config is not None:
+        settings = load_config(config, os.environ, look_at_files=False).settings
+        basis = Basis(
             dns=settings.dns, tls=settings.outbound_tls, outbound=settings.outbound, settings=settings
         )
-    if request.zone is None:
+    if zone is None:
         return basis
-    dns = basis.dns.model_copy(update={"zone_file": request.zone})
-    return _Basis(dns=dns, tls=basis.tls, outbound=basis.outbound, settings=basis.settings)
+    dns = basis.dns.model_copy(update={"zone_file": zone})
+    return Basis(dns=dns, tls=basis.tls, outbound=basis.outbound, settings=basis.settings)
 
 
-def _resolver(dns: DnsSettings) -> StubResolver | ZoneResolver:
+def resolver_of(dns: DnsSettings) -> StubResolver | ZoneResolver:
+    """The resolver of these settings.
+
+    Raises:
+        UsageFault: the zone file cannot be used.
+    """
     try:
         return build_resolver(dns)
     except OSError as error:
@@ -121,7 +130,7 @@ def _resolver(dns: DnsSettings) -> StubResolver | ZoneResolver:
 
 
 async def _answer(
-    domain: str, basis: _Basis, resolver: StubResolver | ZoneResolver, *, connect: bool
+    domain: str, basis: Basis, resolver: StubResolver | ZoneResolver, *, connect: bool
 ) -> Answer:
     events: list[PolicyEvent] = []
     port = remote_port(basis.outbound)

@@ -172,7 +172,7 @@ def build_decider(
     return Decider(
         resolver,
         sts=sts,
-        dane=ValidationWatch(_check_of(resolver)) if tls.dane else None,
+        dane=ValidationWatch(validation_check(resolver)) if tls.dane else None,
         options=DeciderOptions(overrides=tls.overrides, port=port),
     )
 
@@ -190,8 +190,17 @@ def build_policies(
     """
     if not tls.mta_sts:
         return None
+    return PolicyCache(resolver, policy_fetcher(tls, resolver), shelf or MemoryShelf(), observe=observe)
+
+
+def policy_fetcher(tls: OutboundTlsSettings, resolver: StubResolver | ZoneResolver) -> HttpsFetcher:
+    """What fetches MTA-STS policies.
+
+    Raises:
+        OSError: `ca_file`.
+    """
     options = FetchOptions(timeout_s=tls.fetch_timeout_s, port=tls.policy_port, ca_file=tls.ca_file)
-    return PolicyCache(resolver, HttpsFetcher(resolver, options), shelf or MemoryShelf(), observe=observe)
+    return HttpsFetcher(resolver, options)
 
 
 def remote_port(outbound: OutboundSettings | None) -> int:
@@ -199,7 +208,8 @@ def remote_port(outbound: OutboundSettings | None) -> int:
     return SMTP_PORT if outbound is None else outbound.remote_port
 
 
-def _check_of(resolver: StubResolver | ZoneResolver) -> Callable[[], Awaitable[Validation]]:
+def validation_check(resolver: StubResolver | ZoneResolver) -> Callable[[], Awaitable[Validation]]:
+    """What tells whether the resolver validates (DNSSEC)."""
     if isinstance(resolver, StubResolver):
         return resolver.check_validating
 

@@ -40,6 +40,9 @@ _POLICIES: Final = {policy.value.encode(): policy for policy in DmarcPolicy}
 _ALIGNMENTS: Final = {alignment.value.encode(): alignment for alignment in Alignment}
 _PUBLIC_SUFFIX: Final = {b"y": True, b"n": False}  # "u", the default, and nonsense: None
 _FAILURE_OPTIONS: Final = frozenset((b"0", b"1", b"d", b"s"))
+_TAGS: Final = frozenset(
+    (b"p", b"sp", b"np", b"adkim", b"aspf", b"fo", b"psd", b"t", b"rua", b"ruf")
+)  # RFC 9989 §4.7
 
 
 class NotDmarcError(ParseError):
@@ -85,6 +88,25 @@ def parse_record(domain: str, text: bytes) -> DmarcRecord:
 def read_record(domain: str, text: bytes) -> PublishedRecord | None:
     """Read one TXT record as the tree walk needs it; None: to DMARC it does not exist. Never raises."""
     return _read_cached(domain, text) if len(text) <= MAX_CACHED_BYTES else _read(domain, text)
+
+
+def ignored_tags(text: bytes) -> tuple[str, ...]:
+    """The tags of a record that mean nothing, as `name=value`: those that RFC 9989 no longer has, and misspelt ones."""
+    version = _VERSION.match(text)
+    tags = _split_tags(text[version.end() :]) if version else {}
+    return tuple(
+        f"{name.decode('latin-1')}={value.decode('latin-1')}"
+        for name, value in tags.items()
+        if name not in _TAGS
+    )
+
+
+def unusable_report_uris(text: bytes) -> tuple[str, ...]:
+    """What stands in `rua` and `ruf` and is no address that a report could go to, as published."""
+    version = _VERSION.match(text)
+    tags = _split_tags(text[version.end() :]) if version else {}
+    uris = [uri for tag in (b"rua", b"ruf") if tag in tags for uri in tags[tag].split(b",")]
+    return tuple(uri.strip(_WSP).decode("latin-1") for uri in uris if not _report_addresses(uri)[0])
 
 
 def _read(domain: str, text: bytes) -> PublishedRecord | None:

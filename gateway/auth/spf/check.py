@@ -1,9 +1,12 @@
 """The two questions a mail server asks of SPF, and the bridge from pyspf's plain calls to our resolver."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from greenlet import getcurrent, greenlet
 
 from gateway.auth.results import Problem, SpfIdentity, SpfResult, SpfStatus
-from gateway.auth.spf.evaluation import Evaluation, Finding, Question
+from gateway.auth.spf.evaluation import Ask, Evaluation, Question
 from gateway.dns.names import canonical_name
 from gateway.dns.resolver import Outcome, RecordType, Resolver
 from gateway.mail.address import Mailbox, parse_domain
@@ -11,6 +14,8 @@ from gateway.mail.envelope import IpAddress
 from gateway.mail.errors import ParseError
 
 POSTMASTER = "postmaster"  # RFC 7208 §2.4, §4.3
+
+T = TypeVar("T")
 
 
 async def check_helo(
@@ -68,7 +73,7 @@ def _fully_qualified(domain: str) -> str | None:
 
 
 async def _check_host(identity: SpfIdentity, question: Question, resolver: Resolver) -> SpfResult:
-    finding = await _evaluate(question, resolver)
+    finding = await run_with_dns(lambda ask: Evaluation(question, ask).evaluate(), resolver)
     return SpfResult(
         identity=identity,
         status=finding.status,
@@ -81,16 +86,16 @@ async def _check_host(identity: SpfIdentity, question: Question, resolver: Resol
     )
 
 
-async def _evaluate(question: Question, resolver: Resolver) -> Finding:
-    """Run an evaluation in a greenlet that steps aside for each DNS answer, so that only the resolver is awaited."""
+async def run_with_dns(work: Callable[[Ask], T], resolver: Resolver) -> T:
+    """Run plain code in a greenlet that steps aside for each DNS answer, so that only the resolver is awaited."""
     awaiter = getcurrent()
 
     def ask(name: str, record_type: RecordType, /) -> Outcome:
         outcome: Outcome = awaiter.switch((name, record_type))
         return outcome
 
-    worker = greenlet(Evaluation(question, ask).evaluate)
-    step = worker.switch()
+    worker = greenlet(work)
+    step = worker.switch(ask)
     while not worker.dead:
         try:
             outcome = await resolver.query(*step)
@@ -98,5 +103,5 @@ async def _evaluate(question: Question, resolver: Resolver) -> Finding:
             worker.throw()  # cancelled: unwind pyspf's frames now, not whenever the collector finds them
             raise
         step = worker.switch(outcome)
-    finding: Finding = step
-    return finding
+    result: T = step
+    return result

@@ -1,0 +1,283 @@
+"""`gateway doctor`: everything about a domain's mail that can be seen from outside, what is wrong with it, and the record that mends it."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gateway.cli.dns import facts_of
+from gateway.cli.errors import UsageFault
+from gateway.cli.keys import read_domain
+from gateway.cli.progress import progress
+from gateway.cli.show import terminal
+from gateway.cli.tls import Basis, basis_of, resolver_of
+from gateway.cli.tls_probe import Probe, probe_all, probe_options
+from gateway.cli.wiring import policy_fetcher, remote_port, validation_check
+from gateway.dns.stub import StubResolver
+from gateway.dns.zone import ZoneResolver
+from gateway.doctor.case import Session, Tools
+from gateway.doctor.codes import Severity
+from gateway.doctor.examine import examine
+from gateway.doctor.posture import Posture
+from gateway.doctor.report import Finding, Report, Section
+from gateway.explain.problems import TLS_WORDS
+from gateway.keys.errors import KeyDirectoryError
+from gateway.ops.config import Settings
+from gateway.ops.config.values import is_domain
+from gateway.ops.text import printable
+from gateway.publish.wanted import Facts
+from gateway.tlspolicy.model import Decision
+from gateway.tlspolicy.mta_sts.fetch import Fetcher
+
+EXIT_STATUS: Final = {
+    Severity.OK: 0,
+    Severity.NOTE: 0,
+    Severity.WARNING: 10,
+    Severity.UNKNOWN: 11,
+    Severity.ERROR: 12,
+}
+"""By the worst finding."""
+
+_STYLE: Final = {
+    Severity.OK: "green",
+    Severity.NOTE: "cyan",
+    Severity.WARNING: "yellow",
+    Severity.UNKNOWN: "magenta",
+    Severity.ERROR: "bold red",
+}
+_MARK: Final = {
+    Severity.OK: "+",
+    Severity.NOTE: "·",
+    Severity.WARNING: "!",
+    Severity.UNKNOWN: "?",
+    Severity.ERROR: "-",
+}
+_MAX_NAMES: Final = 3
+_MAX_SELECTORS: Final = 50
+_INDENT: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorRequest:
+    """What was asked on the command line; None: not said."""
+
+    domain: str
+    config: Path | None = None
+    zone: Path | None = None
+    selectors: Sequence[str] = ()
+    connect: bool = False
+    as_json: bool = False
+
+
+def run_doctor(request: DoctorRequest) -> int:
+    """Examine, print, and give the exit status.
+
+    Raises:
+        UsageFault: an argument that cannot be used.
+        ConfigError: a config that cannot be.
+    """
+    domain = read_domain(request.domain.rpartition("@")[2])
+    selectors = [_selector(text) for text in request.selectors[:_MAX_SELECTORS]]
+    basis = basis_of(request.config, request.zone)
+    resolver = resolver_of(basis.dns)
+    steps = len(Section)
+    with progress(domain, steps, quiet=request.as_json) as tick:
+        report = asyncio.run(
+            _examine(domain, basis, resolver, selectors=selectors, connect=request.connect, tell=tick)
+        )
+    if request.as_json:
+        sys.stdout.write(json.dumps(as_object(report)) + "\n")
+    else:
+        show(report, terminal())
+    return EXIT_STATUS[report.worst]
+
+
+def _selector(text: str) -> str:
+    if not is_domain(text):
+        raise UsageFault(f"{printable(text, 80)} is no selector: letters, digits and hyphens, like 2026a")
+    return text.lower()
+
+
+async def _examine(
+    domain: str,
+    basis: Basis,
+    resolver: StubResolver | ZoneResolver,
+    *,
+    selectors: Sequence[str],
+    connect: bool,
+    tell: Callable[[Section], None],
+) -> Report:
+    try:
+        fetcher = policy_fetcher(basis.tls, resolver)
+        probe = _prober(basis, resolver) if connect else None
+    except OSError as error:
+        raise UsageFault(f"[outbound_tls] ca_file = {basis.tls.ca_file}: {error}") from None
+    try:
+        return await examine(
+            domain,
+            Tools(
+                resolver=resolver,
+                validation=validation_check(resolver),
+                fetcher=fetcher,
+                probe=probe,
+                port=remote_port(basis.outbound),
+                selectors=selectors,
+                facts=own_facts(basis.settings, domain) if basis.settings else None,
+                tell=tell,
+            ),
+        )
+    finally:
+        await fetcher.aclose()
+        if isinstance(resolver, StubResolver):
+            await resolver.aclose()
+
+
+def own_facts(settings: Settings, domain: str) -> Facts | None:
+    """What our config knows of the domain, where it is one of ours; what it cannot read it says, and goes on without."""
+    try:
+        facts = facts_of(settings, domain)
+    except (UsageFault, KeyDirectoryError) as error:
+        print(f"what the config knows of {domain} is left out: {error}", file=sys.stderr)
+        return None
+    return facts if facts.is_local or facts.keys else None
+
+
+def build_posture(settings: Settings, resolver: StubResolver | ZoneResolver, fetcher: Fetcher) -> Posture:
+    """How our own domains stand, for the web page; nothing is connected to but their MTA-STS policy hosts."""
+
+    def tools(domain: str) -> Tools:
+        return Tools(
+            resolver=resolver,
+            validation=validation_check(resolver),
+            fetcher=fetcher,
+            port=remote_port(settings.outbound),
+            facts=own_facts(settings, domain),
+        )
+
+    return Posture(settings.local_domains, tools)
+
+
+# Trying live
+
+
+def _prober(
+    basis: Basis, resolver: StubResolver | ZoneResolver
+) -> Callable[[Decision], Awaitable[Sequence[Session]]]:
+    options = probe_options(basis.tls, basis.outbound, remote_port(basis.outbound))
+
+    async def probe(decision: Decision) -> list[Session]:
+        return [_session(one) for one in await probe_all(decision, resolver, options)]
+
+    return probe
+
+
+def _session(probe: Probe) -> Session:
+    facts, certificate = probe.facts, probe.certificate
+    words = ""
+    if certificate is not None:
+        names = ", ".join(certificate.names[:_MAX_NAMES]) or "no name"
+        words = f"certificate for {names}, until {certificate.expires:%Y-%m-%d}, by {certificate.issuer}"
+    failure = None
+    if facts.failure is not None:
+        said = TLS_WORDS[facts.problem].says if facts.problem else ""
+        failure = ": ".join(filter(None, (facts.detail or str(facts.failure), said)))
+    return Session(
+        host=probe.policy.host.name,
+        address=facts.address,
+        tls_version=facts.tls.version if facts.tls else None,
+        cipher=facts.tls.cipher if facts.tls else "",
+        expires=certificate.expires if certificate else None,
+        certificate=words,
+        pkix=probe.pkix,
+        tlsa=probe.tlsa,
+        has_tlsa=bool(probe.policy.tlsa),
+        failure=failure,
+        would_do=probe.would_do,
+    )
+
+
+# For people
+
+
+def show(report: Report, console: Console) -> None:
+    """The report, worst news in the first line; what is in order takes one line each."""
+    console.print(_head(report))
+    for section, findings in report.sections:
+        console.print(Text(f"\n{section}", "bold"))
+        for one in findings:
+            console.print(_finding(one))
+
+
+def _head(report: Report) -> Text:
+    counts = report.counts
+    words = [
+        (f"{counts[severity]} {severity}{'s' if counts[severity] > 1 else ''}", _STYLE[severity])
+        for severity in (Severity.ERROR, Severity.UNKNOWN, Severity.WARNING, Severity.NOTE)
+        if counts[severity]
+    ]
+    head = Text.assemble((report.domain, "bold"), "  ")
+    head.append_text(Text(", ").join([Text(*word) for word in words]) if words else Text("in order", "green"))
+    return head.append(f"  ({report.questions} DNS questions, {report.seconds:.1f} s)", "dim")
+
+
+def _finding(one: Finding) -> RenderableType:
+    """One line; and below it, where something is to be done, why, and what to publish."""
+    style = _STYLE[one.severity]
+    about = f"{one.about}: " if one.about else ""
+    line = Text.assemble(about, one.found)
+    if one.severity is Severity.OK:
+        return _marked(one.severity, line)
+    line.append(f"  {one.code}", style)
+    why = Padding(Text(f"{one.why} ({one.standard})", "dim"), (0, 0, 0, _INDENT))
+    records = [
+        Text(f"{' ' * _INDENT}{published}", "cyan", no_wrap=True, overflow="ignore")
+        for published in one.publish
+    ]
+    return Group(_marked(one.severity, line), why, *records)
+
+
+def _marked(severity: Severity, line: Text) -> RenderableType:
+    """The line behind its mark; where it is long it goes on under its words."""
+    grid = Table.grid()
+    grid.add_column(width=_INDENT, no_wrap=True)
+    grid.add_column()
+    grid.add_row(Text(f"  {_MARK[severity]}", _STYLE[severity]), line)
+    return grid
+
+
+# For programs
+
+
+def as_object(report: Report) -> dict[str, object]:
+    """The report for programs. Keys are only ever added."""
+    return {
+        "domain": report.domain,
+        "worst": report.worst,
+        "counts": {severity: report.counts[severity] for severity in Severity},
+        "questions": report.questions,
+        "seconds": round(report.seconds, 3),
+        "findings": list(_findings(report)),
+    }
+
+
+def _findings(report: Report) -> Iterator[dict[str, object]]:
+    for section, findings in report.sections:
+        for one in findings:
+            yield {
+                "section": section.name.lower().replace("_", "-"),
+                "code": one.code,
+                "severity": one.severity,
+                "about": one.about or None,
+                "found": one.found,
+                "why": one.why,
+                "standard": one.standard,
+                "publish": list(one.publish),
+            }
