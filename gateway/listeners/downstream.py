@@ -24,6 +24,9 @@ MAX_IDLE_S: Final = 30.0
 MAX_USES: Final = 200
 """Leases of one connection: a mail server that leaks, or balances by connection, gets a new one now and then."""
 
+QUIT_S: Final = 5.0
+"""So long a farewell may take to leave; whoever reads no more must not keep a connection, and its place, for ever."""
+
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -140,6 +143,7 @@ class DownstreamConnection(asyncio.Protocol):
         if self._transport and not self._transport.is_closing():
             self._transport.write(b"QUIT\r\n")
             self._transport.close()
+            asyncio.get_running_loop().call_later(QUIT_S, self._transport.abort)
 
 
 class DownstreamPool:
