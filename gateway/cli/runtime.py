@@ -136,6 +136,7 @@ class Runtime:
         self.engine.submission = build_submission(settings)
         self.store: Store | None = None
         self._draining = False
+        self._reloading: Final = asyncio.Lock()
         self._doors: list[Door] = []
         self._log = structlog.get_logger().bind()
 
@@ -248,7 +249,18 @@ class Runtime:
             yield lambda: Readiness("store", ok=True, detail=store.writer.trouble or "no failure lately")
 
     async def reload(self, source: Source) -> None:
-        """Read config, rules, keys and certificates again; where anything in them is faulty, everything stays as it is."""
+        """Read config, rules, keys and certificates again; where anything in them is faulty, everything stays as it is.
+
+        One after the other: of two signals, the files as they were at the second hold in the end.
+        """
+        async with self._reloading:
+            try:
+                await self._reload(source)
+            except Exception:  # noqa: BLE001 - a bug: nobody awaits a reload, and mail goes on with what there is
+                self.health.reloaded(ok=False)
+                self._log.exception("config.reload-failed", note="what was in force before stays in force")
+
+    async def _reload(self, source: Source) -> None:
         try:
             inputs = await asyncio.to_thread(source.read)
             for door in self._doors:
