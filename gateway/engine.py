@@ -7,7 +7,7 @@ message that is stamped `temperror`.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,7 @@ from gateway.auth.sender_domain import check_sender_domain
 from gateway.connection import ConnectionChecks
 from gateway.dns.budget import BudgetedResolver
 from gateway.dns.resolver import Resolver
+from gateway.inquiry import Notes
 from gateway.mail.authentication_results import forged_positions, hides_results
 from gateway.mail.author import Author, NoAuthor, find_author
 from gateway.mail.edits import Edits, NewField
@@ -110,6 +111,7 @@ class Engine:
         submission: what is asked of our users' messages, and done to them, at the submission door; None: nothing.
         shadow: rules that are tried on the same evidence and never act; None: there are none. Likewise.
         sealer: adds an ARC Set to strangers' mail that is accepted; None: nothing is sealed. Likewise.
+        tells: whether verdicts say how they came about; see `Inquiry`.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Engine:
         self.signer: Signer | None = None
         self.submission: Submission | None = None
         self.sealer: Sealer | None = None
+        self.tells = False
         self._resolver = resolver
         self._authserv_id = authserv_id
         self._connections = ConnectionChecks(authserv_id)
@@ -137,15 +140,26 @@ class Engine:
 
     async def screen(self, stage: Stage, envelope: Envelope) -> Verdict | None:
         """Try the rules of an early stage; None where none refuses. An early accept only ends the early rules."""
+        started = time.perf_counter()
+        notes = Notes(is_told=self.tells)
+        verdict = await self._screen(stage, envelope, notes)
+        if verdict is not None and self.tells:
+            return replace(verdict, inquiry=notes.inquiry(verdict, time.perf_counter() - started))
+        return verdict
+
+    async def _screen(self, stage: Stage, envelope: Envelope, notes: Notes) -> Verdict | None:
         rules = self.rules
         try:
             if stage is Stage.MAIL and (refused := self._refuse_sender(envelope)):
                 return refused
             if not rules.asks(stage):
                 return None
-            evidence = await self._connection_evidence(envelope, self._budget())
+            notes.resolver = self._budget()
+            evidence = await self._connection_evidence(envelope, notes.resolver)
             case = Case(envelope=envelope, evidence=evidence)
-            rule = rules.decide(stage, case)
+            facts = rules.find_facts(stage, case)
+            rule = rules.decide_facts(stage, facts)
+            notes.rules_tried(rules, stage, facts)
         except Exception:  # noqa: BLE001 - the one place where a bug ends; the message itself is judged later
             _log.exception("engine.failed", id=envelope.id, stage=stage)
             return None
@@ -163,19 +177,22 @@ class Engine:
         """Judge a whole message. Never raises for anything that is in it."""
         started = time.perf_counter()
         author: Author | NoAuthor | None = None
+        notes = Notes(is_told=self.tells)
         try:
             author = find_author(message)
             if hides_results(message):
                 verdict = self._unreadable(envelope)
             else:
                 verdict = self._refuse_sender(envelope, message) or await self._judge(
-                    envelope, message, author
+                    envelope, message, author, notes
                 )
         except Exception:  # noqa: BLE001 - the one place where a bug ends (design: 451, or accept and say so)
             _log.exception("engine.failed", id=envelope.id, stage=Stage.MESSAGE)
             verdict = self._failed(envelope, message)
+        seconds = time.perf_counter() - started
+        if self.tells:
+            verdict = replace(verdict, inquiry=notes.inquiry(verdict, seconds, message, author))
         if self._observe is not None:
-            seconds = time.perf_counter() - started
             self._observe(
                 Judged(envelope=envelope, message=message, author=author, verdict=verdict, seconds=seconds)
             )
@@ -186,9 +203,11 @@ class Engine:
         deadline = time.monotonic() + options.message_timeout_s
         return BudgetedResolver(self._resolver, max_queries=options.max_queries, deadline=deadline)
 
-    async def _judge(self, envelope: Envelope, message: Message, author: Author | NoAuthor) -> Verdict:
+    async def _judge(
+        self, envelope: Envelope, message: Message, author: Author | NoAuthor, notes: Notes
+    ) -> Verdict:
         rules = self.rules
-        evidence = await self._evidence(envelope, message, author)
+        evidence = await self._evidence(envelope, message, author, notes)
         case = Case(
             envelope=envelope,
             evidence=evidence,
@@ -196,7 +215,9 @@ class Engine:
             author=author,
             trusted_sealers=self._options.trusted_sealers,
         )
-        rule = rules.decide(Stage.MESSAGE, case)
+        facts = rules.find_facts(Stage.MESSAGE, case)
+        rule = rules.decide_facts(Stage.MESSAGE, facts)
+        notes.rules_tried(rules, Stage.MESSAGE, facts)
         if rule is None:
             raise AssertionError("a rule set's last rule takes every message")
         applied = Disposition.ACCEPT if rules.mode is Mode.MONITOR else rule.disposition
@@ -268,11 +289,13 @@ class Engine:
             return edits, None
         return Edits(prepend=(stamped, *sealed.fields, *others), remove=edits.remove), sealed.chain_validation
 
-    async def _evidence(self, envelope: Envelope, message: Message, author: Author | NoAuthor) -> Evidence:
+    async def _evidence(
+        self, envelope: Envelope, message: Message, author: Author | NoAuthor, notes: Notes
+    ) -> Evidence:
         """Everything the checks find. Our own users are not judged: their mail comes from where they are."""
         if envelope.session.is_ours:
             return Evidence()
-        resolver = self._budget()
+        resolver = notes.resolver = self._budget()
         connection = await self._connection_evidence(envelope, resolver)
         dkim = await check_dkim(
             message,

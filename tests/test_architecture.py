@@ -23,7 +23,8 @@ _MAY_IMPORT = {
     "stamp": {"auth", "mail"},
     "connection": {"auth", "dns", "mail"},
     "submission": {"mail"},
-    "engine": {"connection", "auth", "dns", "mail", "policy", "stamp", "submission", "verdict"},
+    "inquiry": {"dns", "mail", "policy", "verdict"},
+    "engine": {"connection", "inquiry", "auth", "dns", "mail", "policy", "stamp", "submission", "verdict"},
     "smtp": {"smtp", "mail", "verdict"},  # sans-IO: values and verdicts, nothing else
     "milter": {"milter", "mail", "verdict"},
     "ops": {"ops", "keys", "auth", "dns", "mail", "policy", "tlspolicy", "verdict"},

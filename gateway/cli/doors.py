@@ -33,6 +33,7 @@ from gateway.ops.config import (
 from gateway.ops.health import Health
 from gateway.tlspolicy.decide import Decider
 from gateway.tlspolicy.model import TlsSession
+from gateway.trace.tell import Tracer
 from gateway.verdict import Stage
 
 if TYPE_CHECKING:
@@ -66,7 +67,12 @@ ONLY_WORKER: Final = Worker()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the doors are built from; one of each in a process. `decider`: where mail leaves by us or by our word."""
+    """What the doors are built from; one of each in a process.
+
+    Attributes:
+        decider: where mail leaves by us or by our word.
+        tracer: where traces are kept.
+    """
 
     settings: Settings
     engine: Engine
@@ -75,6 +81,7 @@ class Parts:
     store: "Store | None"
     readiness: tuple[Callable[[], Readiness], ...]
     decider: Decider | None = None
+    tracer: Tracer | None = None
     worker: Worker = ONLY_WORKER
 
 
@@ -220,6 +227,7 @@ def outbound_door(parts: Parts, outbound: OutboundSettings) -> Door:
 
 
 def _smtp_door(parts: Parts, listener: SmtpServer, name: str, listen: Iterable[HostPort]) -> Door:
+    listener.tracer = parts.tracer
     parts.health.bytes_in_flight_from(lambda: listener.budget.used)
 
     async def close() -> None:
@@ -257,6 +265,7 @@ def milter_door(parts: Parts, milter: MilterSettings) -> Door:
             loop=asyncio.get_running_loop(),
             asks=lambda stage: engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
         )
+        listener.trace_to(parts.tracer)
         await listener.start(worker=worker.index)
         opened.append(listener)
 

@@ -21,6 +21,7 @@ from gateway.cli.wiring import (
     Judging,
     Observers,
     build_engine,
+    build_hider,
     build_resolver,
     build_sealer,
     build_signer,
@@ -38,6 +39,7 @@ from gateway.ops.health import Health
 from gateway.ops.log import judged_event
 from gateway.ops.text import printable
 from gateway.policy import RuleError, RuleSet, load_rules
+from gateway.trace.tell import Tracer
 
 if TYPE_CHECKING:
     from gateway.store import Store
@@ -135,6 +137,7 @@ class Runtime:
         self.outbound_tls: OutboundTls | None = None
         self.engine.submission = build_submission(settings)
         self.store: Store | None = None
+        self.tracer: Tracer | None = None
         self._draining = False
         self._reloading: Final = asyncio.Lock()
         self._doors: list[Door] = []
@@ -160,6 +163,7 @@ class Runtime:
                 readiness=self.readiness(),
                 worker=self._worker,
                 decider=self.outbound_tls.decider if self.outbound_tls else None,
+                tracer=self.tracer,
             )
             for door in build_doors(parts):
                 self._doors.append(door)
@@ -186,6 +190,9 @@ class Runtime:
             self.store.writer.start()
             self.health.store_from(self.store.writer)
             self._log.info("store.ready", store=self.store.name)
+            if self.settings.trace.keep:
+                self.tracer = Tracer(self.store.keep, build_hider(self.settings.trace))
+                self.engine.tells = True
 
     def _start_outbound_tls(self) -> None:
         if self.settings.outbound is not None or self.settings.tls_policy is not None:
@@ -335,10 +342,16 @@ async def open_store(settings: Settings) -> "Store | None":
     if settings.store is None:
         return None
     from gateway.store import Store, StoreError
+    from gateway.store.traces import Ring
 
     keep = timedelta(days=settings.store.keep_results_days)
+    trace = settings.trace
+    ring = Ring(keep=trace.keep, keep_for=timedelta(days=trace.keep_days))
+    hider = build_hider(trace)
     try:
-        return await asyncio.to_thread(Store.open, settings.store.url, keep_results=keep)
+        return await asyncio.to_thread(
+            Store.open, settings.store.url, keep_results=keep, ring=ring, hider=hider
+        )
     except StoreError as error:
         raise UsageFault(printable(f"[store] url = {shown('url', settings.store.url)}: {error}")) from error
 

@@ -10,6 +10,7 @@ from typing import Final
 from gateway.auth.arc.seal import Sealer
 from gateway.auth.dkim.key_table import KeyTable, SigningKey
 from gateway.auth.dkim.sign import Signer
+from gateway.cli.errors import UsageFault
 from gateway.dns.cache import CacheLimits
 from gateway.dns.stub import DnsObservation, StubOptions, StubResolver, Validation
 from gateway.dns.zone import ZoneResolver
@@ -22,7 +23,9 @@ from gateway.ops.config import (
     OutboundTlsSettings,
     PolicySettings,
     Settings,
+    TraceSettings,
 )
+from gateway.ops.config.files import load_hash_key
 from gateway.policy import RuleSet
 from gateway.smtp.relay import LocalDomains
 from gateway.submission import FromCheck, Submission
@@ -31,6 +34,7 @@ from gateway.tlspolicy.decide import Decider, DeciderOptions, StsSource
 from gateway.tlspolicy.mta_sts.cache import PolicyCache, PolicyEvent
 from gateway.tlspolicy.mta_sts.fetch import FetchOptions, HttpsFetcher
 from gateway.tlspolicy.mta_sts.shelf import MemoryShelf, PolicyShelf
+from gateway.trace.addresses import AddressHider
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 LOOPBACK: Final = "127.0.0.1"
@@ -201,6 +205,20 @@ def policy_fetcher(tls: OutboundTlsSettings, resolver: StubResolver | ZoneResolv
     """
     options = FetchOptions(timeout_s=tls.fetch_timeout_s, port=tls.policy_port, ca_file=tls.ca_file)
     return HttpsFetcher(resolver, options)
+
+
+def build_hider(trace: TraceSettings) -> AddressHider | None:
+    """Who hashes addresses in traces; None where they are kept as they are.
+
+    Raises:
+        UsageFault: its key cannot be read; `gateway.ops.config.load` has looked at it before.
+    """
+    if trace.addresses == "plain" or trace.hash_key_file is None:
+        return None
+    try:
+        return AddressHider(load_hash_key(trace.hash_key_file))
+    except (OSError, ValueError) as error:
+        raise UsageFault(f"[trace] hash_key_file = {trace.hash_key_file}: {error}") from error
 
 
 def remote_port(outbound: OutboundSettings | None) -> int:

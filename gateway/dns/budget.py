@@ -42,6 +42,7 @@ class BudgetedResolver:
 
     Attributes:
         asked: the questions in the order of their answers; the first that was over the budget is the last.
+        charged: questions that were paid for and not asked (see `charge`).
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class BudgetedResolver:
         "_peek",
         "_query",
         "asked",
+        "charged",
         "exhausted",
     )
 
@@ -71,6 +73,7 @@ class BudgetedResolver:
         self._now = now
         self._known: dict[Key, Outcome | None] = {}
         self.asked: list[DnsQuestion] = []
+        self.charged = 0
         self.exhausted = False
 
     async def query(self, name: str, record_type: RecordType) -> Outcome:
@@ -103,6 +106,7 @@ class BudgetedResolver:
         if questions > self._left:
             return False
         self._left -= questions
+        self.charged += questions
         return True
 
     def _reserve(self, key: Key) -> bool:

@@ -15,6 +15,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ import structlog
 from gateway.listeners.milter_session import Bench, Load, MilterObserver, MilterSession, words_of
 from gateway.listeners.socket_path import SocketPath
 from gateway.milter.collect import CollectOptions
+from gateway.trace.tell import Tracer
 from gateway.verdict import Judge, Stage
 
 if TYPE_CHECKING:
@@ -179,7 +181,7 @@ class MilterListener:
         self._idle: Final = asyncio.Event()
         self._stopping = False
         self._load: Final = Load(settings.max_sessions, self._on_idle)
-        self._bench: Final = Bench(
+        self._bench = Bench(
             judge=judge,
             asks=asks,
             loop=loop,
@@ -195,6 +197,10 @@ class MilterListener:
             words=words_of(self._milter),
             hold=settings.quarantine == "hold",
         )
+
+    def trace_to(self, tracer: Tracer | None) -> None:
+        """Have what becomes of each transaction kept there, from the next session on."""
+        self._bench = replace(self._bench, tracer=tracer)
 
     def new_session(self) -> MilterSession:
         """A connection of the mail server."""

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar, assert_never
 
 import structlog
 
+from gateway.listeners.milter_story import MilterStory
 from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.errors import ParseError
 from gateway.mail.reply import Reply
@@ -28,6 +29,7 @@ from gateway.milter.actions import (
     refuse,
 )
 from gateway.milter.collect import CollectOptions, Conversation
+from gateway.trace.tell import Tracer
 from gateway.verdict import Disposition, Judge, Stage
 
 BAD_SENDER: Final = Reply.of(
@@ -153,6 +155,7 @@ class Bench:
     Attributes:
         asks: whether `judge.screen` could refuse anything at this stage; if not, the loop is not troubled.
         hold: whether QUARANTINE means the hold queue.
+        tracer: who keeps what becomes of each transaction; None: nobody.
     """
 
     judge: Judge
@@ -165,6 +168,7 @@ class Bench:
     new_id: Callable[[], str]
     words: Words
     hold: bool
+    tracer: Tracer | None = None
 
 
 @dataclass(slots=True)
@@ -176,6 +180,7 @@ class MilterSession:
     _id: str | None = None
     _under_way: bool = False
     _broken: bool = False
+    _story: MilterStory | None = None
 
     def __post_init__(self) -> None:
         bench = self.bench
@@ -205,6 +210,8 @@ class MilterSession:
             self._under_way = True
             envelope = self._conversation.mail(arguments, _macros(context))
             self._id = envelope.id
+            if bench.tracer is not None:
+                self._story = MilterStory(bench.tracer, envelope)
             return self._screen(context, Stage.MAIL, envelope)
         except ParseError:
             return self._refuse_command(context, "MAIL", BAD_SENDER)
@@ -218,6 +225,8 @@ class MilterSession:
             said = self._screen(context, Stage.RCPT, envelope)
             if said == self.bench.words.carry_on:
                 self._conversation.add(envelope)
+                if self._story is not None:
+                    self._story.passed(*envelope.recipients)
         except ParseError:
             return self._refuse_command(context, "RCPT", BAD_RECIPIENT)
         except Exception:  # noqa: BLE001 - as above
@@ -245,9 +254,11 @@ class MilterSession:
         started = time.perf_counter()
         size = self._conversation.size
         disposition = Disposition.DEFER
+        if self._story is not None:
+            self._story.message(size)
         try:
             if self._broken:
-                return self._refuse(context, FAULT)
+                return self._say(context, self._refuse_message(FAULT))
             disposition, actions = self._judge(context)
             return self._carry_out(context, actions)
         except Exception:  # noqa: BLE001 - as above
@@ -273,13 +284,15 @@ class MilterSession:
         bench = self.bench
         whole = self._conversation.end(_macros(context))
         if whole is None:
-            return Disposition.REJECT, (refuse(TOO_LARGE),)
+            return Disposition.REJECT, (self._refuse_message(TOO_LARGE),)
         envelope, message = whole
         try:
             verdict = self._ask(bench.judge.judge(envelope, message))
         except TimeoutError:
             _log.error("milter.too-slow", id=envelope.id, queue_id=envelope.queue_id)
-            return Disposition.DEFER, (refuse(TOO_SLOW),)
+            return Disposition.DEFER, (self._refuse_message(TOO_SLOW),)
+        if self._story is not None:
+            self._story.judged(envelope, verdict)
         return verdict.disposition, plan(verdict, message, hold=bench.hold)
 
     def _screen(self, context: Context, stage: Stage, envelope: Envelope) -> int:
@@ -293,6 +306,8 @@ class MilterSession:
             return self._refuse_command(context, _VERBS[stage], TOO_SLOW)
         if verdict is None or verdict.reply is None:
             return bench.words.carry_on
+        if self._story is not None:
+            self._story.refused(stage, envelope, verdict.reply, verdict)
         return self._refuse_command(context, _VERBS[stage], verdict.reply)
 
     def _ask(self, question: Coroutine[Any, Any, _T]) -> _T:
@@ -332,6 +347,12 @@ class MilterSession:
         self.bench.observer.command(Listener.MILTER, verb, reply.code)
         return self._refuse(context, reply)
 
+    def _refuse_message(self, reply: Reply) -> Refuse:
+        """Refuse it without a verdict."""
+        if self._story is not None:
+            self._story.answered(reply)
+        return refuse(reply)
+
     def _refuse(self, context: Context, reply: Reply) -> int:
         return self._say(context, refuse(reply))
 
@@ -347,10 +368,13 @@ class MilterSession:
 
     def _fault(self, context: Context) -> int:
         _log.exception("milter.failed", id=self._id)
-        return self._refuse(context, FAULT)
+        return self._say(context, self._refuse_message(FAULT))
 
     def _finish(self) -> None:
         """Whatever message was under way is so no longer."""
+        story, self._story = self._story, None
+        if story is not None:
+            story.end()
         self._conversation.abort()
         self._broken = False
         self._id = None

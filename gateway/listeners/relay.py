@@ -22,7 +22,7 @@ from gateway.listeners.remote.search import HostSearch
 from gateway.listeners.remote.session import RemoteOptions, SessionFacts
 from gateway.listeners.remote.tls import ClientContexts
 from gateway.listeners.smtp import SmtpConfig, SmtpServer
-from gateway.listeners.smtp_session import SmtpSession
+from gateway.listeners.smtp_session import MAX_TROUBLE_CHARACTERS, SmtpSession
 from gateway.mail.envelope import IpAddress, Listener
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
@@ -35,7 +35,11 @@ from gateway.smtp.relay_transfer import RelayTransfer, offered
 from gateway.smtp.settings import Networks, ProxySettings, is_within
 from gateway.smtp.transaction import Transaction
 from gateway.tlspolicy.model import Decision, Demand, TlsProblem, TlsSession
+from gateway.trace.model import Attempt
 from gateway.verdict import Judge, Stage
+
+MAX_SEARCHES: Final = 10
+"""Of one transaction, for its trace."""
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -120,6 +124,10 @@ class RelaySession(SmtpSession):
         self._destination: Destination | None = None
         self._facts: SessionFacts | None = None
         self._sought_at = 0.0
+        self._searches: list[
+            HostSearch
+        ] = []  # of this transaction; more than one where a domain took no recipient
+        self._reused: list[SessionFacts] = []
 
     def admit(self, address: IpAddress) -> Reply | None:
         """Nobody else may even ask: an open relay is found within the hour."""
@@ -134,6 +142,8 @@ class RelaySession(SmtpSession):
         if not effect.again or self._search is None:
             self._destination = effect.destination
             self._search = HostSearch(self._relay.remote, effect.destination)
+            if len(self._searches) < MAX_SEARCHES:
+                self._searches.append(self._search)
             self._sought_at = time.monotonic()
         self._facts = None
         self._relay.remote.seek(self, self._search)
@@ -141,6 +151,8 @@ class RelaySession(SmtpSession):
     def remote_found(self, found: Found) -> None:
         """A connection that can take the message."""
         self._downstream, self._facts = found.connection, found.facts
+        if found.reused and len(self._reused) < MAX_SEARCHES:
+            self._reused.append(found.facts)
         core = self._core
         if core:
             self._feed(lambda: core.leased(found.connection.client, reused=found.reused))
@@ -154,10 +166,13 @@ class RelaySession(SmtpSession):
     # What became of it (Host)
 
     def downstream_answered(self, step: Step, code: int) -> None:
-        """Of other people's servers only the outcome counts."""
+        """Of other people's servers only the outcome counts, and in the trace how long it took."""
+        del step, code
+        self._answer_s = time.perf_counter() - self._asked_at
 
     def downstream_failed(self, failure: DownstreamFailure, detail: str) -> None:
         """Likewise; but the operator may want to know why."""
+        self._trouble = f"{failure}: {detail}"[:MAX_TROUBLE_CHARACTERS]
         fields = self._where() | {"failure": failure, "detail": detail[:200]}
         _log.info("relay.connection-failed", session=self._identifier, **fields)
 
@@ -186,6 +201,20 @@ class RelaySession(SmtpSession):
             ms=round((time.monotonic() - self._sought_at) * 1_000),
             **self._where(),
         )
+
+    def transaction_dropped(self, transaction: Transaction) -> None:
+        """A short trace, where a recipient was refused."""
+        super().transaction_dropped(transaction)
+        self._attempts(transaction)
+
+    def _attempts(self, transaction: Transaction) -> Sequence[Attempt]:
+        """What was tried for this transaction; told once."""
+        del transaction
+        made = [_attempt(facts) for search in self._searches for facts in search.sessions]
+        made += [_attempt(facts, reused=True) for facts in self._reused]
+        self._searches.clear()
+        self._reused.clear()
+        return made
 
     def _where(self) -> dict[str, object]:
         facts, destination = self._facts, self._destination
@@ -290,6 +319,21 @@ class RelayListener(SmtpServer):
 def _networks(settings: RelayConfig) -> Networks:
     """Where we send from is ourselves, too."""
     return tuple(ip_network(address) for address in (settings.source_ipv4, settings.source_ipv6) if address)
+
+
+def _attempt(facts: SessionFacts, *, reused: bool = False) -> Attempt:
+    policy = facts.policy
+    return Attempt(
+        host=policy.host.name,
+        address=facts.address,
+        tls=facts.tls,
+        demand=policy.demand if policy.is_enforced else f"{policy.demand} (testing)",
+        policy=policy.policy_type,
+        problem=facts.problem,
+        failure=facts.failure,
+        detail=facts.detail[:MAX_TROUBLE_CHARACTERS],
+        ms=None if reused else round(facts.seconds * 1_000, 1),
+    )
 
 
 def _fields(facts: SessionFacts) -> dict[str, object]:

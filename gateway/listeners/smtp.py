@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import ssl
     from typing import Literal
 
+    from gateway.trace.tell import Tracer
+
 TICK_S: Final = 1.0
 BACKLOG: Final = 512
 
@@ -132,6 +134,9 @@ class SmtpServer:
         judge: who decides.
         observer: who counts.
         asks: whether `judge` could refuse at this stage before the message (MAIL, RCPT); if not, no time is spent on it.
+
+    Attributes:
+        tracer: who keeps what becomes of each transaction; None: nobody.
     """
 
     role: ClassVar[Listener] = Listener.INBOUND
@@ -154,6 +159,7 @@ class SmtpServer:
         self.observer: Final = observer
         self.asks: Final = asks
         self.budget: Final = Budget(settings.max_bytes_in_flight)
+        self.tracer: Tracer | None = None
         self.tls: ssl.SSLContext | None = None
         self._servers: list[asyncio.Server] = []
         self._sessions: set[SmtpSession] = set()

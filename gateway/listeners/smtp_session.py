@@ -5,7 +5,7 @@ import math
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, assert_never, cast
@@ -14,7 +14,7 @@ import structlog
 
 from gateway.listeners.downstream import DownstreamConnection
 from gateway.listeners.spool import MessageSpool
-from gateway.mail.envelope import IpAddress, Tls
+from gateway.mail.envelope import IpAddress, Recipient, Tls
 from gateway.mail.errors import ParseError
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
@@ -43,6 +43,8 @@ from gateway.smtp.proxy_protocol import bytes_to_read, parse_proxy_header
 from gateway.smtp.settings import is_within
 from gateway.smtp.state import State
 from gateway.smtp.transaction import Spool, Transaction
+from gateway.trace.model import Addressee, Attempt, Heard
+from gateway.trace.tell import Story
 from gateway.verdict import Disposition, Stage, Verdict
 
 if TYPE_CHECKING:
@@ -64,6 +66,9 @@ REST_AFTER_S: Final = 2.0
 
 OTHER_MECHANISM: Final = "other"
 """The metric label of mechanisms that are not relayed."""
+
+MAX_TROUBLE_CHARACTERS: Final = 200
+POSTMASTER: Final = "Postmaster"  # RFC 5321 §4.5.1: the one address that needs no domain
 
 _P = ParamSpec("_P")
 
@@ -93,7 +98,10 @@ class SmtpSession(asyncio.Protocol):
         self._seen = -1
         self._since = time.monotonic()
         self._asked_at = 0.0
+        self._answer_s = 0.0
         self._complete_at = 0.0
+        # For the trace
+        self._trouble: str | None = None
 
     # ── asyncio.Protocol ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -519,10 +527,12 @@ class SmtpSession(asyncio.Protocol):
 
     def downstream_answered(self, step: Step, code: int) -> None:
         """Count it."""
-        self._listener.observer.downstream_reply(step, code, time.perf_counter() - self._asked_at)
+        self._answer_s = time.perf_counter() - self._asked_at
+        self._listener.observer.downstream_reply(step, code, self._answer_s)
 
     def downstream_failed(self, failure: DownstreamFailure, detail: str) -> None:
         """Count it, and tell the operator."""
+        self._trouble = f"{failure}: {detail}"[:MAX_TROUBLE_CHARACTERS]
         self._listener.observer.downstream_failed(failure)
         _log.warning("downstream.failed", session=self._identifier, failure=failure, detail=detail[:200])
 
@@ -561,6 +571,50 @@ class SmtpSession(asyncio.Protocol):
         if verdict:
             seconds = time.perf_counter() - self._complete_at
             self._listener.observer.message(self._listener.role, verdict.disposition, size, seconds)
+        self._trace(transaction, reply, Stage.MESSAGE)
+
+    def sender_refused(self, transaction: Transaction, reply: Reply) -> None:
+        """A short trace: there will be no message."""
+        self._trace(transaction, reply, Stage.MAIL)
+
+    def transaction_dropped(self, transaction: Transaction) -> None:
+        """Likewise, where it was for a recipient that was refused; who changed his mind leaves none."""
+        refused = next((reply for _, reply in reversed(transaction.asked) if not reply.is_positive), None)
+        if refused is not None:
+            self._trace(transaction, refused, Stage.RCPT)
+
+    def _trace(self, transaction: Transaction, reply: Reply, stage: Stage) -> None:
+        trouble, self._trouble = self._trouble, None
+        tracer = self._listener.tracer
+        if tracer is None:
+            return
+        heard = transaction.heard
+        content = transaction.content
+        tracer.tell(
+            Story(
+                envelope=transaction.envelope or transaction.envelope_for(()),
+                stage=stage,
+                received=transaction.began,
+                reply=reply,
+                verdict=transaction.verdict if stage is Stage.MESSAGE else transaction.screened,
+                recipients=[_addressee(*each) for each in transaction.asked],
+                more_recipients=transaction.more_asked,
+                size=content.size if content is not None and stage is Stage.MESSAGE else None,
+                downstream=None if heard is None else Heard(reply=heard, ms=round(self._answer_s * 1_000, 2)),
+                downstream_failure=trouble,
+                attempts=self._attempts(transaction),
+            )
+        )
+
+    def _attempts(self, transaction: Transaction) -> Sequence[Attempt]:
+        """The relay's; see there."""
+        del transaction
+        return ()
+
+
+def _addressee(recipient: Recipient, reply: Reply) -> Addressee:
+    address = recipient.mailbox.text if recipient.mailbox else POSTMASTER
+    return Addressee(address, reply.code, "" if reply.is_positive else str(reply)[4:])
 
 
 _INTERNAL: Final = Verdict(disposition=Disposition.DEFER, rule="gateway.internal", reply=replies.INTERNAL)

@@ -113,6 +113,30 @@ def _word(words: type[StrEnum], value: object) -> StrEnum:
         raise ParseError(f"one of these is needed here: {', '.join(words)}") from None
 
 
+MAX_WORDS: Final = 5
+"""Of a list, in a trace; more say nothing that these do not."""
+
+
+def fact_words(fact: Fact) -> str:
+    """What was found, for people: as a rule file writes it; `nothing` where there is none."""
+    match fact:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if fact else "false"
+        case frozenset():
+            return ", ".join(_some(sorted(map(str, fact)))) or "nothing"
+        case tuple():
+            return ", ".join(_some([str(each) for each in fact if each is not None])) or "nothing"
+        case _:
+            return str(fact)
+
+
+def _some(words: list[str]) -> list[str]:
+    more = len(words) - MAX_WORDS
+    return words if more <= 0 else [*words[:MAX_WORDS], f"{more} more"]
+
+
 # Matchers: small frozen classes, so that a compiled rule can be compared and printed
 
 
@@ -123,6 +147,9 @@ class _Equals:
     def __call__(self, fact: Fact) -> bool:
         return fact == self.wanted
 
+    def __str__(self) -> str:
+        return fact_words(self.wanted)
+
 
 @dataclass(frozen=True, slots=True)
 class _OneOf:
@@ -130,6 +157,9 @@ class _OneOf:
 
     def __call__(self, fact: Fact) -> bool:
         return fact in self.wanted
+
+    def __str__(self) -> str:
+        return " or ".join(_some(sorted(map(str, self.wanted))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +169,9 @@ class _AnyOf:
     def __call__(self, fact: Fact) -> bool:
         return isinstance(fact, frozenset) and not self.wanted.isdisjoint(fact)
 
+    def __str__(self) -> str:
+        return " or ".join(_some(sorted(map(str, self.wanted))))
+
 
 @dataclass(frozen=True, slots=True)
 class _MoreThan:
@@ -146,6 +179,9 @@ class _MoreThan:
 
     def __call__(self, fact: Fact) -> bool:
         return isinstance(fact, int) and fact > self.limit
+
+    def __str__(self) -> str:
+        return str(self.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +192,9 @@ class _WithinNetworks:
         return isinstance(fact, IPv4Address | IPv6Address) and any(
             fact in network for network in self.networks
         )
+
+    def __str__(self) -> str:
+        return " or ".join(_some(list(map(str, self.networks))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +223,9 @@ class _Addresses:
         else:
             return False
         return domain in self.domains or domain.endswith(self.suffixes)
+
+    def __str__(self) -> str:
+        return " or ".join(_some(sorted((*self.exact, *self.domains, *self.suffixes))))
 
 
 def _parse_addresses(value: object, *, whole_allowed: bool) -> _Addresses:

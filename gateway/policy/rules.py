@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import Final
 
 from gateway.mail.reply import Reply
-from gateway.policy.facts import KEYS, Case, Fact, Matcher
-from gateway.verdict import Disposition, Stage
+from gateway.policy.facts import KEYS, Case, Fact, Matcher, fact_words
+from gateway.verdict import Disposition, RuleTried, Stage
 
 PLACEHOLDERS: Final = (
     "id",
@@ -95,6 +95,32 @@ class Rule:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """What a trace says of a rule that did not take a message: one for each condition that may not be met, one for its exception."""
+
+    rule: Rule
+    unmet: tuple[RuleTried, ...]
+    excepted: RuleTried | None
+
+    @classmethod
+    def of(cls, rule: Rule) -> "_Steps":
+        exception = None
+        if rule.unless:
+            wanted = " and ".join(f"{each.key} = {each.matches}" for each in rule.unless)
+            exception = RuleTried(rule.id, rule.unless[0].key, wanted, is_exception=True)
+        return cls(
+            rule, tuple(RuleTried(rule.id, each.key, str(each.matches)) for each in rule.when), exception
+        )
+
+    def missed(self, facts: Mapping[str, Fact]) -> RuleTried | None:
+        """Why it did not take it; None where it did."""
+        for condition, step in zip(self.rule.when, self.unmet, strict=True):
+            if not condition.matches(facts[condition.key]):
+                return step
+        return None if self.rule.matches(facts) else self.excepted
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSet:
     """A rule file, loaded and checked; for the message stage its last rule always matches.
@@ -109,6 +135,7 @@ class RuleSet:
     rules: tuple[Rule, ...]
     _by_stage: Mapping[Stage, tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
     _keys: Mapping[Stage, tuple[str, ...]] = field(init=False, repr=False, compare=False)
+    _steps: Mapping[Stage, tuple[_Steps, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         by_stage = {stage: tuple(rule for rule in self.rules if rule.stage is stage) for stage in Stage}
@@ -118,6 +145,8 @@ class RuleSet:
         }
         object.__setattr__(self, "_by_stage", by_stage)
         object.__setattr__(self, "_keys", keys)
+        steps = {stage: tuple(map(_Steps.of, rules)) for stage, rules in by_stage.items()}
+        object.__setattr__(self, "_steps", steps)
 
     def asks(self, stage: Stage) -> bool:
         """Whether any rule is tried at this stage, so that a listener need not ask in vain."""
@@ -129,11 +158,25 @@ class RuleSet:
 
     def decide(self, stage: Stage, case: Case) -> Rule | None:
         """The first rule that takes this case; None only before the message stage."""
-        return self.decide_facts(stage, {key: KEYS[key].find(case) for key in self._keys[stage]})
+        return self.decide_facts(stage, self.find_facts(stage, case))
+
+    def find_facts(self, stage: Stage, case: Case) -> dict[str, Fact]:
+        """What the rules of this stage ask about, found in the case."""
+        return {key: KEYS[key].find(case) for key in self._keys[stage]}
 
     def decide_facts(self, stage: Stage, facts: Mapping[str, Fact]) -> Rule | None:
         """The same for facts that were found already; every key of `keys(stage)` must be there."""
         return next((rule for rule in self._by_stage[stage] if rule.matches(facts)), None)
+
+    def tried(self, stage: Stage, facts: Mapping[str, Fact]) -> tuple[tuple[RuleTried, ...], dict[str, str]]:
+        """The rules before the one that takes these facts, each with what it missed; and what was found there, in words."""
+        steps: list[RuleTried] = []
+        for each in self._steps[stage]:
+            step = each.missed(facts)
+            if step is None:
+                break
+            steps.append(step)
+        return tuple(steps), {key: fact_words(facts[key]) for key in {step.key for step in steps}}
 
     def failed_examples(self) -> list[str]:
         """Each example that does not hold, in words."""

@@ -117,6 +117,14 @@ class Host(Protocol):
         """A recipient was asked about, and refused."""
         ...
 
+    def sender_refused(self, transaction: Transaction, reply: Reply) -> None:
+        """MAIL was refused, by the judge or by downstream."""
+        ...
+
+    def transaction_dropped(self, transaction: Transaction) -> None:
+        """It ended without a message's reply: RSET, QUIT, or the client is gone."""
+        ...
+
     def message_answered(self, transaction: Transaction, reply: Reply) -> None:
         """A message got its reply; without a verdict where its form was refused before it was judged."""
         ...
@@ -222,6 +230,8 @@ class Dialog:
         """RSET, and all that implies it: on both sides nothing is left of the transaction."""
         transaction, self.transaction = self.transaction, None
         if transaction:
+            if not transaction.is_answered:
+                self.host.transaction_dropped(transaction)
             transaction.discard()
             if not transaction.is_broken:
                 self.backend.reset()

@@ -1,6 +1,6 @@
 """One mail transaction while it grows: reverse path, recipients, content (RFC 5321 §3.3)."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.mail.envelope import Envelope, Recipient, Session
 from gateway.mail.message import Buffer, Message
@@ -11,7 +11,12 @@ from gateway.smtp.data import ContentFilter, Fault
 from gateway.smtp.parameters import Sender
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from gateway.verdict import Verdict
+
+MAX_ASKED: Final = 100
+"""Recipients whose answers are remembered; of more there is only the number."""
 
 
 class Spool(Protocol):
@@ -97,29 +102,43 @@ class Transaction:
 
     Attributes:
         id: ours, for the log, the trace and the Received field.
+        began: when MAIL came.
+        asked: recipients and what the client heard of each; `more_asked`: how many there were besides.
         has_refused: a recipient was refused.
         is_broken: downstream has lost it; everything more is answered with 451.
         content: None before the first of it.
         verb: DATA or BDAT, once there is content.
         envelope, message, verdict: from the end of the content on.
+        screened: the judge's last refusal of a command.
+        heard: what downstream said to the content.
+        is_answered: the message has got its reply.
     """
 
     __slots__ = (
         "_session",
+        "asked",
+        "began",
         "content",
         "envelope",
         "has_refused",
+        "heard",
         "id",
+        "is_answered",
         "is_broken",
         "message",
+        "more_asked",
         "recipients",
+        "screened",
         "sender",
         "verb",
         "verdict",
     )
 
-    def __init__(self, identifier: str, session: Session, sender: Sender) -> None:
+    def __init__(self, identifier: str, session: Session, sender: Sender, began: "datetime") -> None:
         self.id = identifier
+        self.began = began
+        self.asked: list[tuple[Recipient, Reply]] = []
+        self.more_asked = 0
         self.sender = sender
         self.recipients: list[Recipient] = []
         self.has_refused = False
@@ -129,6 +148,9 @@ class Transaction:
         self.envelope: Envelope | None = None
         self.message: Message | None = None
         self.verdict: Verdict | None = None
+        self.screened: Verdict | None = None
+        self.heard: Reply | None = None
+        self.is_answered = False
         self._session = session
 
     def envelope_for(self, recipients: tuple[Recipient, ...]) -> Envelope:
@@ -142,6 +164,13 @@ class Transaction:
             smtputf8=sender.smtputf8,
             params=sender.params,
         )
+
+    def recipient_answered(self, recipient: Recipient, reply: Reply) -> None:
+        """The client heard this of a recipient."""
+        if len(self.asked) < MAX_ASKED:
+            self.asked.append((recipient, reply))
+        else:
+            self.more_asked += 1
 
     def discard(self) -> None:
         """Give the content's room back."""

@@ -67,7 +67,8 @@ class Transfer:
         if not dialog.host.has_room(sender.size or 0):
             raise RemoteProtocolError(replies.NO_ROOM)
         self._messages += 1
-        transaction = Transaction(f"{dialog.session.id}.{self._messages}", dialog.session, sender)
+        identifier = f"{dialog.session.id}.{self._messages}"
+        transaction = Transaction(identifier, dialog.session, sender, began=dialog.host.now())
         dialog.transaction = transaction
         if dialog.host.asks(Stage.MAIL):
             dialog.wait(Awaiting.SCREEN_MAIL)
@@ -120,6 +121,7 @@ class Transfer:
         if reply.is_positive:
             dialog.move(Verb.MAIL)
         else:
+            dialog.host.sender_refused(self._current(), reply)
             dialog.transaction = None
             self._ahead.drop()
         dialog.reply(Verb.MAIL, reply)
@@ -142,6 +144,7 @@ class Transfer:
         refusal = self._refuse_recipient(mailbox)
         if refusal:
             transaction.has_refused = True
+            transaction.recipient_answered(Recipient(mailbox=mailbox, params=params), refusal)
             raise RemoteProtocolError(refusal)
         recipient = self._recipient = Recipient(mailbox=mailbox, params=params)
         if dialog.host.asks(Stage.RCPT):
@@ -174,6 +177,8 @@ class Transfer:
     def _end_rcpt(self, reply: Reply) -> None:
         dialog, transaction = self._dialog, self._current()
         recipient, self._recipient = self._recipient, None
+        if recipient:
+            transaction.recipient_answered(recipient, reply)
         if reply.is_positive and recipient:
             transaction.recipients.append(recipient)
             dialog.move(Verb.RCPT)
@@ -231,6 +236,7 @@ class Transfer:
         dialog, transaction = self._dialog, self._current()
         if dialog.awaiting is Awaiting.DELIVERY:
             transaction.is_broken = True  # its reply has ended it there: nothing to reset
+        transaction.is_answered = True
         dialog.host.message_answered(transaction, reply)
         dialog.drop_transaction()
         dialog.forgive_idle()
@@ -246,6 +252,8 @@ class Transfer:
     def screened(self, verdict: Verdict | None) -> None:
         """The judge's word on MAIL or RCPT."""
         reply = verdict.reply if verdict else None
+        if reply and self._dialog.transaction:
+            self._dialog.transaction.screened = verdict
         match self._dialog.awaiting:
             case Awaiting.SCREEN_MAIL:
                 if reply:
@@ -331,8 +339,10 @@ class Transfer:
                 if reply.is_positive:
                     self._deliver()
                 else:
+                    self._current().heard = reply
                     self.end_message(self._pass_on(reply))
             case Step.MESSAGE, Awaiting.DELIVERY:
+                self._current().heard = reply
                 self._content_answered(reply)
             case _:
                 raise LocalProtocolError(f"an answer to {step} while {self._dialog.awaiting} was awaited")

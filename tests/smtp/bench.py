@@ -119,6 +119,8 @@ class Bench:
     judged: list[tuple[Envelope, Message]] = field(default_factory=list)
     screened: list[tuple[Stage, Envelope]] = field(default_factory=list)
     answered: list[tuple[str, int]] = field(default_factory=list)
+    refused_senders: list[tuple[str, int]] = field(default_factory=list)
+    dropped: list[tuple[str, list[int]]] = field(default_factory=list)
     failures: list[DownstreamFailure] = field(default_factory=list)
     spools: list[MemorySpool] = field(default_factory=list)
     commands: list[tuple[Verb, int]] = field(default_factory=list)
@@ -316,6 +318,12 @@ class Bench:
 
     def recipient_refused(self, transaction: Transaction, reply: Reply) -> None:
         self.refusals.append(reply.code)
+
+    def sender_refused(self, transaction: Transaction, reply: Reply) -> None:
+        self.refused_senders.append((transaction.id, reply.code))
+
+    def transaction_dropped(self, transaction: Transaction) -> None:
+        self.dropped.append((transaction.id, [reply.code for _, reply in transaction.asked]))
 
     def message_answered(self, transaction: Transaction, reply: Reply) -> None:
         self.answered.append((transaction.id, reply.code))

@@ -39,6 +39,9 @@ class HostSearch:
     Args:
         pool: the connections there are.
         destination: where to.
+
+    Attributes:
+        sessions: those that were opened, or could not be, in their order.
     """
 
     def __init__(self, pool: RemotePool, destination: Destination) -> None:
@@ -52,6 +55,7 @@ class HostSearch:
         self._tried = 0
         self._replies: list[Reply] = []
         self._last: Found | None = None
+        self.sessions: Final[list[SessionFacts]] = []
 
     async def next(self) -> Found | Reply:
         """The next server that can be used, or why there is none."""
@@ -208,6 +212,7 @@ class HostSearch:
         return addresses
 
     def _told(self, facts: SessionFacts) -> None:
+        self.sessions.append(facts)
         if self._decision:
             self._pool.watcher.session(self._destination, self._decision, facts)
         if facts.failure:

@@ -1,0 +1,144 @@
+"""From what the engine and a listener know of a transaction to its trace; the one place where traces are made.
+
+It runs once for each message, so it copies little: results, replies and the session go in as they are.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from gateway.auth.results import ArcResult, Evidence
+from gateway.mail.author import Author, NoAuthor
+from gateway.mail.envelope import Envelope
+from gateway.mail.reply import Reply
+from gateway.trace.addresses import AddressHider
+from gateway.trace.model import Addressee, Attempt, Heard, Trace
+from gateway.verdict import Inquiry, Stage, Verdict
+
+MAX_RECIPIENTS: Final = 100
+MAX_ATTEMPTS: Final = 20
+
+_ADDRESS_FACTS: Final = frozenset({"mail_from", "recipient", "author"})
+_HIDDEN: Final = "(hidden)"
+_NO_INQUIRY: Final = Inquiry(seconds=0.0)
+_NOTHING: Final = Evidence()
+
+_log: Final = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """A transaction that is over, as its listener tells it; the verdict brings what the engine knows."""
+
+    envelope: Envelope
+    stage: Stage
+    received: datetime
+    reply: Reply | None
+    verdict: Verdict | None = None
+    recipients: Sequence[Addressee] = ()
+    more_recipients: int = 0
+    size: int | None = None
+    downstream: Heard | None = None
+    downstream_failure: str | None = None
+    attempts: Sequence[Attempt] = ()
+
+
+class Tracer:
+    """Takes stories from every listener, on any thread.
+
+    Args:
+        keep: takes the trace; must not block.
+        hider: where addresses are kept hashed.
+    """
+
+    def __init__(self, keep: Callable[[Trace], None], hider: AddressHider | None = None) -> None:
+        self._keep = keep
+        self._hider = hider
+
+    def tell(self, story: Story) -> None:
+        """Keep it. Never raises: no mail is lost for a trace."""
+        try:
+            trace = _trace(story)
+            self._keep(trace if self._hider is None else _hidden(trace, self._hider))
+        except Exception:  # noqa: BLE001 - a bug here costs this trace, and nothing else
+            _log.exception("trace.failed", id=story.envelope.id)
+
+
+def _trace(story: Story) -> Trace:
+    envelope, verdict = story.envelope, story.verdict
+    inquiry = (verdict.inquiry if verdict else None) or _NO_INQUIRY
+    author = inquiry.author
+    recipients = story.recipients
+    return Trace(
+        id=envelope.id,
+        session=envelope.session,
+        stage=story.stage,
+        received=story.received,
+        answered=datetime.now(UTC),
+        judging_ms=round(inquiry.seconds * 1_000, 2) if verdict else None,
+        reply=story.reply,
+        disposition=verdict.disposition if verdict else None,
+        intended=verdict.intended if verdict else None,
+        rule=verdict.rule if verdict else None,
+        queue_id=envelope.queue_id,
+        message_id=inquiry.message_id,
+        mail_from=envelope.mail_from.text if envelope.mail_from else "",
+        recipients=tuple(recipients[:MAX_RECIPIENTS]),
+        more_recipients=story.more_recipients + max(0, len(recipients) - MAX_RECIPIENTS),
+        author=author.mailbox.text if isinstance(author, Author) else None,
+        author_fault=author.fault.value if isinstance(author, NoAuthor) else None,
+        size=story.size,
+        evidence=_lean(verdict.evidence) if verdict else _NOTHING,
+        questions=tuple(inquiry.questions),
+        is_remembered=inquiry.is_remembered,
+        tried=inquiry.tried,
+        facts=inquiry.facts,
+        added=tuple([each.name for each in verdict.edits.prepend]) if verdict else (),
+        removed=inquiry.removed,
+        signing=verdict.signing if verdict else None,
+        sealed=verdict.sealed if verdict else None,
+        downstream=story.downstream,
+        downstream_failure=story.downstream_failure,
+        attempts=tuple(story.attempts[:MAX_ATTEMPTS]),
+    )
+
+
+def _lean(evidence: Evidence) -> Evidence:
+    """Of what others wrote into an ARC chain only the results, without whom and what they speak of."""
+    arc = evidence.arc
+    return replace(evidence, arc=_lean_arc(arc)) if arc is not None and arc.sets else evidence
+
+
+def _lean_arc(arc: ArcResult) -> ArcResult:
+    sets = tuple(
+        replace(
+            each,
+            results=None
+            if each.results is None
+            else tuple(replace(said, reason=None, properties=(), comment=None) for said in each.results),
+        )
+        for each in arc.sets
+    )
+    return replace(arc, sets=sets)
+
+
+def _hidden(trace: Trace, hider: AddressHider) -> Trace:
+    return replace(
+        trace,
+        session=hider.session(trace.session),
+        mail_from=hider.address(trace.mail_from),
+        recipients=tuple(_hidden_addressee(each, hider) for each in trace.recipients),
+        author=hider.address(trace.author) if trace.author else None,
+        evidence=hider.evidence(trace.evidence),
+        questions=hider.questions(trace.questions, trace.mail_from),
+        facts={key: _HIDDEN if key in _ADDRESS_FACTS else words for key, words in trace.facts.items()},
+    )
+
+
+def _hidden_addressee(addressee: Addressee, hider: AddressHider) -> Addressee:
+    """Mail servers like to repeat the address in their refusal; the code and its detail say enough."""
+    hidden = hider.address(addressee.address)
+    return addressee._replace(address=hidden, text=addressee.text.replace(addressee.address, hidden))
