@@ -40,6 +40,7 @@ from gateway.verdict import Disposition, Shadow, Stage, Verdict
 if TYPE_CHECKING:
     from gateway.auth.arc.seal import Sealer
     from gateway.auth.dkim.sign import Signer
+    from gateway.auth.dmarc.suffix import SuffixList
 
 QUARANTINE_FIELD: Final = "X-Gateway-Quarantine"
 """Put on a quarantined message: the rule's id and ours. Taken off every message that comes in with one."""
@@ -112,6 +113,8 @@ class Engine:
         shadow: rules that are tried on the same evidence and never act; None: there are none. Likewise.
         sealer: adds an ARC Set to strangers' mail that is accepted; None: nothing is sealed. Likewise.
         tells: whether verdicts say how they came about; see `Inquiry`.
+        observe_refusal: told of every sender or recipient that is refused before the message; must not raise.
+        suffix_list: what DMARC's tree walk is compared with, for a metric alone; None: with nothing. Likewise.
     """
 
     def __init__(
@@ -130,6 +133,8 @@ class Engine:
         self.submission: Submission | None = None
         self.sealer: Sealer | None = None
         self.tells = False
+        self.observe_refusal: Callable[[Stage, Envelope, Verdict], None] | None = None
+        self.suffix_list: SuffixList | None = None
         self._resolver = resolver
         self._authserv_id = authserv_id
         self._connections = ConnectionChecks(authserv_id)
@@ -143,7 +148,11 @@ class Engine:
         started = time.perf_counter()
         notes = Notes(is_told=self.tells)
         verdict = await self._screen(stage, envelope, notes)
-        if verdict is not None and self.tells:
+        if verdict is None:
+            return None
+        if self.observe_refusal is not None:
+            self.observe_refusal(stage, envelope, verdict)
+        if self.tells:
             return replace(verdict, inquiry=notes.inquiry(verdict, time.perf_counter() - started))
         return verdict
 
@@ -303,7 +312,7 @@ class Engine:
             now=self._clock(),
             max_signatures=self._options.max_signatures,
         )
-        dmarc = await check_dmarc(author, connection.spf, dkim, resolver)
+        dmarc = await check_dmarc(author, connection.spf, dkim, resolver, suffix_list=self.suffix_list)
         # Last: a stranger's chain must not use up the questions of the checks that decide.
         arc = await check_arc(
             message, resolver, now=self._clock(), max_instances=self._options.max_arc_instances

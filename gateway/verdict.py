@@ -129,6 +129,24 @@ class Verdict:
             raise ValueError(f"{self.disposition} does not go with the reply {self.reply}")
 
 
+class Answered(NamedTuple):
+    """A message whose client was answered at the end of its data: what the metrics are told by each listener.
+
+    Attributes:
+        id: of its envelope.
+        disposition: the judge's.
+        size: bytes, as received.
+        seconds: from the end of the data to our reply.
+        is_handed_on: the next mail server has it (for the milter: may take it).
+    """
+
+    id: str
+    disposition: Disposition
+    size: int
+    seconds: float
+    is_handed_on: bool
+
+
 class Judge(Protocol):
     """What a listener needs of the engine. Neither question raises for anything that a peer or the DNS does."""
 

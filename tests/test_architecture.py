@@ -47,7 +47,7 @@ _MAY_IMPORT = {
 _ONLY_IN = {
     # zone_text reads type codes; an RFC 2136 update with TSIG is no question that our own messages could ask
     "dns": {"dns", "publish/update.py"},
-    "prometheus_client": {"ops/metrics.py"},
+    "prometheus_client": {"ops/register.py"},
     "socket": {
         "listeners",
         "dns",

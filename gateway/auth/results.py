@@ -261,7 +261,8 @@ class DmarcResult:
             or PERMERROR for want of one author: then the strictest of the domains in From is given, and no domain.
         spf_aligned: the MAIL FROM SPF pass is in alignment.
         dkim_aligned: the signing domain in alignment that passed, or None.
-        suffix_list_differs: the public suffix list would have found another organizational domain (only a metric).
+        suffix_list_differs: the public suffix list would have found another organizational domain (only a metric); None where
+            the two were not compared.
     """
 
     status: DmarcStatus
@@ -272,7 +273,7 @@ class DmarcResult:
     applied: DmarcPolicy = DmarcPolicy.NONE
     spf_aligned: bool = False
     dkim_aligned: str | None = None
-    suffix_list_differs: bool = False
+    suffix_list_differs: bool | None = None
     problem: Problem | None = None
 
 

@@ -16,13 +16,13 @@ from gateway.auth.dkim.key import KeyType
 from gateway.cli.choices import KeyChoice
 from gateway.cli.errors import UsageFault
 from gateway.cli.show import terminal
-from gateway.cli.wiring import build_resolver
+from gateway.cli.wiring import build_resolver, rotation_schedule
 from gateway.dns.stub import StubResolver
 from gateway.dns.zone import ZoneError, ZoneResolver
 from gateway.keys.directory import KeyDirectory
 from gateway.keys.making import Order, make_keys
 from gateway.keys.model import STEPS, KeyState, ManagedKey
-from gateway.keys.rotation import Note, Rotation, Schedule, Step
+from gateway.keys.rotation import Note, Rotation, Step
 from gateway.mail.address import parse_domain
 from gateway.mail.errors import ParseError
 from gateway.ops.config import KeysSettings, Settings
@@ -149,7 +149,7 @@ def run_keys_rotate(request: RotateKeys, *, now: datetime | None = None) -> int:
         try:
             rotation = Rotation(
                 directory,
-                _schedule(keys),
+                rotation_schedule(keys),
                 resolver=resolver,
                 publisher=publisher,
                 now=now or datetime.now(UTC),
@@ -244,14 +244,6 @@ def _keys_settings(settings: Settings, config: Path) -> KeysSettings:
 def key_directory(keys: KeysSettings) -> KeyDirectory:
     """The managed directory."""
     return KeyDirectory(keys.directory)
-
-
-def _schedule(keys: KeysSettings) -> Schedule:
-    return Schedule(
-        publish_ahead_s=keys.publish_ahead_s,
-        keep_old_s=keys.keep_old_s,
-        rotate_every_s=keys.rotate_every_s or None,
-    )
 
 
 def live_resolver(settings: Settings) -> StubResolver | ZoneResolver:

@@ -1,6 +1,7 @@
 """Outbound TLS in a running gateway: the decider, the MTA-STS policies behind it, and the task that renews them."""
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -11,9 +12,11 @@ from gateway.dns.stub import StubResolver
 from gateway.dns.zone import ZoneResolver
 from gateway.ops.config import Settings
 from gateway.ops.metrics import Metrics
-from gateway.tlspolicy.mta_sts.cache import Change, PolicyEvent
+from gateway.tlspolicy.mta_sts.cache import Change, PolicyEvent, Summary
 from gateway.tlspolicy.mta_sts.policy import Mode
 from gateway.tlspolicy.mta_sts.shelf import PolicyShelf
+
+SUMMARY_EVERY_S: Final = 15.0
 
 _QUIET: Final = frozenset({Change.FETCHED, Change.RENEWED})
 
@@ -39,10 +42,19 @@ class OutboundTls:
         self._metrics = metrics
         self._log = structlog.get_logger().bind()
         self._policies = build_policies(settings.outbound_tls, resolver, shelf, self._changed)
+        self._summary = Summary(by_mode={}, nearest_end=None, overdue=0)
+        self._count_again = 0.0
         self._renewing: asyncio.Task[None] | None = None
         self.decider: Final = build_decider(
-            settings.outbound_tls, resolver, port=remote_port(settings.outbound), sts=self._policies
+            settings.outbound_tls,
+            resolver,
+            port=remote_port(settings.outbound),
+            sts=self._policies,
+            observe=metrics.decided,
         )
+        if self._policies is not None:
+            self._policies.count = metrics.sts_looked_up
+            metrics.sts_policies_from(self._summarise)
 
     def start(self) -> None:
         """Begin to renew."""
@@ -58,6 +70,13 @@ class OutboundTls:
         if self._policies is not None:
             await self._policies.aclose()
         await self.decider.aclose()
+
+    def _summarise(self) -> Summary:
+        """What the metrics are told; not counted anew at each scrape."""
+        now = time.monotonic()
+        if self._policies is not None and now >= self._count_again:
+            self._summary, self._count_again = self._policies.summary(), now + SUMMARY_EVERY_S
+        return self._summary
 
     def _changed(self, event: PolicyEvent) -> None:
         self._metrics.sts_policy(event.change, event.problem)

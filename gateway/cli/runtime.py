@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from gateway import __version__
 from gateway.auth.arc.seal import load_seal_key
 from gateway.auth.dkim.key_table import KeyTable, KeyTableError, SigningKey, load_key_table
+from gateway.auth.dmarc.suffix import SuffixList
 from gateway.cli.doors import ONLY_WORKER, Door, Parts, Worker, build_doors
 from gateway.cli.errors import UsageFault
 from gateway.cli.outbound_tls import OutboundTls
@@ -27,16 +28,21 @@ from gateway.cli.wiring import (
     build_signer,
     build_submission,
     resolver_addresses,
+    rotation_schedule,
 )
 from gateway.dns.stub import StubResolver, Validation
 from gateway.engine import Judged
+from gateway.keys.directory import KeyDirectory
 from gateway.listeners.http import Readiness
 from gateway.ops.config import Settings
 from gateway.ops.config.faults import ConfigError, shown
 from gateway.ops.config.files import all_signing_entries, seal_entry
 from gateway.ops.config.load import Loaded, load_config
+from gateway.ops.expiry import KeyWatch, certificate_end
 from gateway.ops.health import Health
+from gateway.ops.labels import OwnDomains
 from gateway.ops.log import judged_event
+from gateway.ops.process import LoopWatch
 from gateway.ops.text import printable
 from gateway.policy import RuleError, RuleSet, load_rules
 from gateway.trace.tell import Tracer
@@ -117,7 +123,11 @@ class Runtime:
         settings = inputs.settings
         self.settings: Final = settings
         self._worker: Final = worker
-        self.health: Final = Health()
+        self.health: Final = Health(worker=str(worker.index))
+        self.health.workers_configured(settings.workers)
+        self.health.own_domains = OwnDomains(settings.local_domains)
+        self._loop_watch: Final = LoopWatch(self.health.loop_was_late)
+        self._tasks: set[asyncio.Task[None]] = set()
         self.resolver: Final = build_resolver(settings.dns, Observers(dns=self.health.dns))
         self.engine: Final = build_engine(
             Judging(
@@ -132,6 +142,7 @@ class Runtime:
             ),
             Observers(judged=self._judged),
         )
+        self.engine.observe_refusal = self.health.refused_early
         self.engine.signer = build_signer(inputs.keys)
         self.engine.sealer = build_sealer(inputs.seal_key)
         self.outbound_tls: OutboundTls | None = None
@@ -171,6 +182,7 @@ class Runtime:
         except UsageFault:
             await self.close()
             raise
+        self._watch_surroundings()
         rules = self.engine.rules
         self._log.info(
             "gateway.started",
@@ -230,6 +242,28 @@ class Runtime:
             note=notes[validating],
         )
 
+    def _watch_surroundings(self) -> None:
+        """What is looked at beside the mail, for the metrics."""
+        self._loop_watch.start()
+        self._tell_certificates()
+        if self.settings.keys is not None:
+            keys = KeyWatch(KeyDirectory(self.settings.keys.directory), rotation_schedule(self.settings.keys))
+            self.health.keys_from(keys.look)
+        task = asyncio.get_running_loop().create_task(self._load_suffix_list())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _load_suffix_list(self) -> None:
+        """The mail does not wait for it: until it is there, DMARC's tree walk is compared with nothing."""
+        suffix_list = SuffixList()
+        await asyncio.to_thread(suffix_list.load)
+        self.engine.suffix_list = suffix_list
+
+    def _tell_certificates(self) -> None:
+        for listener, path in certificates(self.settings):
+            if (end := certificate_end(path)) is not None:
+                self.health.certificate(listener, end)
+
     # Running
 
     def _judged(self, judged: Judged) -> None:
@@ -286,6 +320,7 @@ class Runtime:
             if self.outbound_tls is not None:
                 self.outbound_tls.decider.take_overrides(inputs.settings.outbound_tls.overrides)
             self.health.reloaded(ok=True)
+            self._tell_certificates()
             for warning in inputs.loaded.warnings:
                 self._log.warning("config.warning", fault=warning)
             self._log.info(
@@ -323,6 +358,9 @@ class Runtime:
 
     async def close(self) -> None:
         """Close every door, and end what is still open."""
+        self._loop_watch.stop()
+        for task in self._tasks:
+            task.cancel()
         for door in self._doors:
             await door.close()
         if self.outbound_tls is not None:
@@ -331,6 +369,19 @@ class Runtime:
             await self.store.close(STORE_FLUSH_S)
         if isinstance(self.resolver, StubResolver):
             await self.resolver.aclose()
+
+
+def certificates(settings: Settings) -> Iterator[tuple[str, Path]]:
+    """The certificate file of each listener that has one."""
+    doors = {
+        "inbound": settings.inbound,
+        "submission": settings.submission,
+        "outbound": settings.outbound,
+        "policy-host": settings.mta_sts,
+    }
+    for name, door in doors.items():
+        if door is not None and door.tls_certificate is not None:
+            yield name, door.tls_certificate
 
 
 async def open_store(settings: Settings) -> "Store | None":

@@ -23,9 +23,9 @@ from gateway.listeners.http import HttpListener
 from gateway.listeners.roll_call import CallSocket, Member, RollCall, open_roll_call
 from gateway.ops.config import HostPort, Settings
 from gateway.ops.config.faults import ConfigError
-from gateway.ops.health import Health
-from gateway.ops.log import set_up_logging
-from gateway.ops.workers import RELOAD, RETIRE, STOP, Job, Supervisor, say_ready
+from gateway.ops.log import set_up_logging, watch_log
+from gateway.ops.metrics import Metrics
+from gateway.ops.workers import RELOAD, RETIRE, STOP, Job, Ledger, Supervisor, say_ready
 from gateway.policy import RuleError
 
 RETIRE_S: Final = 600.0
@@ -68,6 +68,7 @@ async def _serve(source: Source, inputs: Inputs) -> int:
         (again if stop.is_set() else stop).set()
 
     runtime = Runtime(inputs)
+    watch_log(runtime.health.logged)
     tasks: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
@@ -118,6 +119,7 @@ class _Site:
     def __init__(self, source: Source, inputs: Inputs) -> None:
         self._source = source
         self._inputs = inputs
+        self._ledger = Ledger()
         self._roll_call = open_roll_call()
         self._caller: bytes = self._roll_call.getsockname()
         milter = inputs.settings.milter
@@ -127,7 +129,11 @@ class _Site:
     def run(self) -> int:
         """Supervise until the end."""
         supervisor = Supervisor(
-            jobs=self._jobs(), replace=self._replace, drain_s=DRAIN_S + 5.0, usage_status=USAGE_STATUS
+            jobs=self._jobs(),
+            replace=self._replace,
+            drain_s=DRAIN_S + 5.0,
+            ledger=self._ledger,
+            usage_status=USAGE_STATUS,
         )
         try:
             status = supervisor.run()
@@ -171,7 +177,7 @@ class _Site:
         return _run_child(partial(_work, self._source, self._inputs, worker), self._caller, lifeline)
 
     def _watch(self, lifeline: int) -> int:
-        return _run_child(partial(_watch, self._inputs.settings), self._roll_call, lifeline)
+        return _run_child(partial(_watch, self._inputs.settings, self._ledger), self._roll_call, lifeline)
 
 
 def _run_child(work: Callable[[_P, int], Coroutine[object, object, int]], place: _P, lifeline: int) -> int:
@@ -189,6 +195,7 @@ async def _work(source: Source, inputs: Inputs, worker: Worker, caller: bytes, l
     loop = asyncio.get_running_loop()
     stop, retire = asyncio.Event(), asyncio.Event()
     runtime = Runtime(inputs, worker)
+    watch_log(runtime.health.logged)
     tasks: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
@@ -220,7 +227,7 @@ async def _work(source: Source, inputs: Inputs, worker: Worker, caller: bytes, l
     return 0
 
 
-async def _watch(settings: Settings, roll_call: CallSocket, lifeline: int) -> int:
+async def _watch(settings: Settings, ledger: Ledger, roll_call: CallSocket, lifeline: int) -> int:
     """The process that serves /metrics and health for all workers."""
     http = settings.http
     if http is None:
@@ -230,7 +237,11 @@ async def _watch(settings: Settings, roll_call: CallSocket, lifeline: int) -> in
     for number in (STOP, RETIRE):
         loop.add_signal_handler(number, stop.set)
     loop.add_reader(lifeline, _parent_lost, loop, lifeline, stop)
-    caller = RollCall(roll_call, make_sum=lambda: Health(workers=0))
+    own = Metrics(workers=0)
+    own.count_process()
+    own.supervised_by(ledger)
+    watch_log(own.logged)
+    caller = RollCall(roll_call, make_sum=lambda: Metrics(workers=0), own=own)
     listener = HttpListener(
         http,
         metrics=caller,

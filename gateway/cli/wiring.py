@@ -15,10 +15,12 @@ from gateway.dns.cache import CacheLimits
 from gateway.dns.stub import DnsObservation, StubOptions, StubResolver, Validation
 from gateway.dns.zone import ZoneResolver
 from gateway.engine import Engine, EngineOptions, Judged, OnError
+from gateway.keys.rotation import Schedule
 from gateway.ops.config import (
     ArcSettings,
     DkimSettings,
     DnsSettings,
+    KeysSettings,
     OutboundSettings,
     OutboundTlsSettings,
     PolicySettings,
@@ -30,7 +32,7 @@ from gateway.policy import RuleSet
 from gateway.smtp.relay import LocalDomains
 from gateway.submission import FromCheck, Submission
 from gateway.tlspolicy.dane import ValidationWatch
-from gateway.tlspolicy.decide import Decider, DeciderOptions, StsSource
+from gateway.tlspolicy.decide import Decider, DeciderOptions, DecisionObserver, StsSource
 from gateway.tlspolicy.mta_sts.cache import PolicyCache, PolicyEvent
 from gateway.tlspolicy.mta_sts.fetch import FetchOptions, HttpsFetcher
 from gateway.tlspolicy.mta_sts.shelf import MemoryShelf, PolicyShelf
@@ -164,6 +166,7 @@ def build_decider(
     *,
     port: int = SMTP_PORT,
     sts: StsSource | None = None,
+    observe: DecisionObserver | None = None,
 ) -> Decider:
     """What decides about outbound TLS.
 
@@ -172,12 +175,14 @@ def build_decider(
         resolver: for all look-ups.
         port: of remote mail servers.
         sts: where MTA-STS policies come from; None: nowhere.
+        observe: told of each decision that is asked for.
     """
     return Decider(
         resolver,
         sts=sts,
         dane=ValidationWatch(validation_check(resolver)) if tls.dane else None,
         options=DeciderOptions(overrides=tls.overrides, port=port),
+        observe=observe,
     )
 
 
@@ -219,6 +224,15 @@ def build_hider(trace: TraceSettings) -> AddressHider | None:
         return AddressHider(load_hash_key(trace.hash_key_file))
     except (OSError, ValueError) as error:
         raise UsageFault(f"[trace] hash_key_file = {trace.hash_key_file}: {error}") from error
+
+
+def rotation_schedule(keys: KeysSettings) -> Schedule:
+    """When managed keys take their steps."""
+    return Schedule(
+        publish_ahead_s=keys.publish_ahead_s,
+        keep_old_s=keys.keep_old_s,
+        rotate_every_s=keys.rotate_every_s or None,
+    )
 
 
 def remote_port(outbound: OutboundSettings | None) -> int:

@@ -30,7 +30,7 @@ from gateway.milter.actions import (
 )
 from gateway.milter.collect import CollectOptions, Conversation
 from gateway.trace.tell import Tracer
-from gateway.verdict import Disposition, Judge, Stage
+from gateway.verdict import Answered, Disposition, Judge, Stage
 
 BAD_SENDER: Final = Reply.of(
     553, "5.1.7", "the sender address has a form that can be read in more than one way, or in none"
@@ -64,8 +64,8 @@ class MilterObserver(Protocol):
         """We had MAIL or RCPT refused with this code; what the mail server itself answers we do not see."""
         ...
 
-    def message(self, listener: Listener, disposition: Disposition, size: int, seconds: float) -> None:
-        """A message of so many bytes was answered, so long after its end."""
+    def message(self, listener: Listener, answered: Answered) -> None:
+        """A message was answered."""
         ...
 
 
@@ -252,7 +252,7 @@ class MilterSession:
     def end(self, context: Context) -> int:
         """The end of the data: judge, edit, answer."""
         started = time.perf_counter()
-        size = self._conversation.size
+        identifier, size = self._id or "", self._conversation.size
         disposition = Disposition.DEFER
         if self._story is not None:
             self._story.message(size)
@@ -266,7 +266,14 @@ class MilterSession:
             return self._fault(context)
         finally:
             self._finish()
-            self.bench.observer.message(Listener.MILTER, disposition, size, time.perf_counter() - started)
+            answered = Answered(
+                id=identifier,
+                disposition=disposition,
+                size=size,
+                seconds=time.perf_counter() - started,
+                is_handed_on=disposition in _LET_PASS,
+            )
+            self.bench.observer.message(Listener.MILTER, answered)
 
     def abort(self) -> int:
         """The message under way will not be ended; the client may send another."""
@@ -383,6 +390,7 @@ class MilterSession:
             self.bench.load.end_message()
 
 
+_LET_PASS: Final = frozenset({Disposition.ACCEPT, Disposition.QUARANTINE})
 _VERBS: Final = {Stage.MAIL: "MAIL", Stage.RCPT: "RCPT"}
 
 

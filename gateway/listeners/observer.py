@@ -2,12 +2,12 @@
 
 from typing import Protocol
 
-from gateway.mail.envelope import Listener
+from gateway.mail.envelope import Listener, Tls
 from gateway.smtp.client import DownstreamFailure, Step
 from gateway.smtp.command import Verb
 from gateway.smtp.dialog import LoginOutcome
 from gateway.smtp.effects import SessionEnd
-from gateway.verdict import Disposition
+from gateway.verdict import Answered
 
 
 class SmtpObserver(Protocol):
@@ -19,6 +19,10 @@ class SmtpObserver(Protocol):
 
     def session_closed(self, listener: Listener, end: SessionEnd) -> None:
         """Its session is over."""
+        ...
+
+    def tls_started(self, listener: Listener, tls: Tls) -> None:
+        """Its TLS handshake is done."""
         ...
 
     def command(self, listener: Listener, verb: Verb, code: int) -> None:
@@ -37,8 +41,8 @@ class SmtpObserver(Protocol):
         """Downstream could not be used."""
         ...
 
-    def message(self, listener: Listener, disposition: Disposition, size: int, seconds: float) -> None:
-        """A message of so many bytes was answered, so long after its end; `disposition` is the judge's."""
+    def message(self, listener: Listener, answered: Answered) -> None:
+        """A message was answered."""
         ...
 
 
@@ -49,6 +53,9 @@ class NoObserver:
         """Not counted."""
 
     def session_closed(self, listener: Listener, end: SessionEnd) -> None:
+        """Not counted."""
+
+    def tls_started(self, listener: Listener, tls: Tls) -> None:
         """Not counted."""
 
     def command(self, listener: Listener, verb: Verb, code: int) -> None:
@@ -63,5 +70,5 @@ class NoObserver:
     def downstream_failed(self, failure: DownstreamFailure) -> None:
         """Not counted."""
 
-    def message(self, listener: Listener, disposition: Disposition, size: int, seconds: float) -> None:
+    def message(self, listener: Listener, answered: Answered) -> None:
         """Not counted."""

@@ -23,7 +23,7 @@ from gateway.listeners.remote.session import RemoteOptions, SessionFacts
 from gateway.listeners.remote.tls import ClientContexts
 from gateway.listeners.smtp import SmtpConfig, SmtpServer
 from gateway.listeners.smtp_session import MAX_TROUBLE_CHARACTERS, SmtpSession
-from gateway.mail.envelope import IpAddress, Listener
+from gateway.mail.envelope import IpAddress, Listener, Tls
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
 from gateway.smtp.client import DownstreamFailure, Step
@@ -60,9 +60,9 @@ class RelayObserver(SmtpObserver, Protocol):
         ...
 
     def relay_session(
-        self, demand: Demand, tls: str | None, problem: TlsProblem | None, failure: DownstreamFailure | None
+        self, demand: Demand, tls: Tls | None, problem: TlsProblem | None, failure: DownstreamFailure | None
     ) -> None:
-        """A session with a remote mail server was opened, or could not be; `tls` is its version."""
+        """A session with a remote mail server was opened, or could not be."""
         ...
 
 
@@ -302,8 +302,7 @@ class RelayListener(SmtpServer):
 
     def session(self, destination: Destination, decision: Decision, facts: SessionFacts) -> None:
         """A session with a remote server was opened, or could not be (`SessionWatcher`)."""
-        version = facts.tls.version if facts.tls else None
-        self.observe_relay.relay_session(facts.policy.demand, version, facts.problem, facts.failure)
+        self.observe_relay.relay_session(facts.policy.demand, facts.tls, facts.problem, facts.failure)
         # A session as it should be is told with its message.
         log = (
             _log.info

@@ -97,6 +97,9 @@ class Member:
         Raises:
             OSError: there is nobody to answer to.
         """
+        self._task = asyncio.create_task(self._serve_for_ever(*await self._connect()))
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.setblocking(False)  # noqa: FBT003 - the socket module's own way
@@ -106,7 +109,7 @@ class Member:
             raise
         reader, writer = await asyncio.open_unix_connection(sock=sock)
         writer.write(self._answer())
-        self._task = asyncio.create_task(self._serve(reader, writer))
+        return reader, writer
 
     async def close(self) -> None:
         """Say for the last time what was counted."""
@@ -115,18 +118,28 @@ class Member:
             with suppress(asyncio.CancelledError):
                 await self._task
 
+    async def _serve_for_ever(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer whoever calls; when that process is gone, the one that comes after it."""
+        await self._serve(reader, writer)
+        while True:
+            await asyncio.sleep(CALL_EVERY_S)
+            with suppress(OSError):
+                await self._serve(*await self._connect())
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while await reader.readline() == _CALL:
                 writer.write(self._answer())
                 await writer.drain()
         except OSError:
-            return  # whoever called is gone; a new one will not know us, and the next restart will
+            return
         finally:
-            with suppress(OSError):
+            with suppress(OSError, TimeoutError):
                 writer.write(self._answer())
                 writer.close()
-                await writer.wait_closed()
+                async with asyncio.timeout(ANSWER_S):  # nobody may be there to read it
+                    await writer.wait_closed()
+            writer.transport.abort()
 
     def _answer(self) -> bytes:
         answer: Answer = {
@@ -153,10 +166,14 @@ class RollCall:
     Args:
         sock: from `open_roll_call`.
         make_sum: makes metrics with nothing in them, to add up in.
+        own: what the calling process itself counts.
     """
 
-    def __init__(self, sock: CallSocket, *, make_sum: Callable[[], Summed]) -> None:
+    def __init__(
+        self, sock: CallSocket, *, make_sum: Callable[[], Summed], own: Counted | None = None
+    ) -> None:
         self._socket = sock
+        self._own = own
         self._make_sum = make_sum
         self._links: set[_Link] = set()
         self._ended: Final = make_sum()
@@ -195,6 +212,8 @@ class RollCall:
         """All workers' metrics in one; `refresh` before it."""
         total = self._make_sum()
         total.absorb(self._ended.snapshot(), alive=False)
+        if self._own is not None:
+            total.absorb(self._own.snapshot(), alive=True)
         for link in self._links:
             if link.answer is not None:
                 total.absorb(link.answer["metrics"], alive=True)

@@ -45,7 +45,7 @@ from gateway.smtp.state import State
 from gateway.smtp.transaction import Spool, Transaction
 from gateway.trace.model import Addressee, Attempt, Heard
 from gateway.trace.tell import Story
-from gateway.verdict import Disposition, Stage, Verdict
+from gateway.verdict import Answered, Disposition, Stage, Verdict
 
 if TYPE_CHECKING:
     from gateway.listeners.smtp import SmtpServer
@@ -122,6 +122,8 @@ class SmtpSession(asyncio.Protocol):
 
     def _begin(self, peer: IpAddress, tls: Tls | None = None) -> None:
         _log.debug("session.opened", session=self._identifier, client=str(peer))
+        if tls is not None:
+            self._listener.observer.tls_started(self._listener.role, tls)
         self._core = self._listener.make_core(self, peer=peer, identifier=self._identifier)
         self._feed(self._core.connected, tls)
 
@@ -369,7 +371,9 @@ class SmtpSession(asyncio.Protocol):
             transport.abort()
             return
         self._transport = secured
-        self._feed(self._core.tls_started, _tls_of(secured))
+        tls = _tls_of(secured)
+        self._listener.observer.tls_started(self._listener.role, tls)
+        self._feed(self._core.tls_started, tls)
         if early:
             self._feed(self._core.received, early)
 
@@ -569,8 +573,14 @@ class SmtpSession(asyncio.Protocol):
             judged=verdict.disposition if verdict else None,
         )
         if verdict:
-            seconds = time.perf_counter() - self._complete_at
-            self._listener.observer.message(self._listener.role, verdict.disposition, size, seconds)
+            answered = Answered(
+                id=transaction.id,
+                disposition=verdict.disposition,
+                size=size,
+                seconds=time.perf_counter() - self._complete_at,
+                is_handed_on=reply.is_positive,
+            )
+            self._listener.observer.message(self._listener.role, answered)
         self._trace(transaction, reply, Stage.MESSAGE)
 
     def sender_refused(self, transaction: Transaction, reply: Reply) -> None:

@@ -21,8 +21,10 @@ _RESOLVER_DOWN: Final = frozenset({Trouble.TIMEOUT, Trouble.REFUSED})
 class Health(Metrics):
     """Metrics that also know how things stand. `now`: a clock that never goes back, in seconds."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic, *, workers: int = 1) -> None:
-        super().__init__(workers=workers)
+    def __init__(
+        self, now: Callable[[], float] = time.monotonic, *, workers: int = 1, worker: str = "0"
+    ) -> None:
+        super().__init__(workers=workers, worker=worker)
         self._now = now
         self._downstream_failure: tuple[float, str] | None = None
         self._dns_failures = 0

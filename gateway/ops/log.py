@@ -36,6 +36,9 @@ _LEVELS: Final = {
     "error": logging.ERROR,
 }
 
+Told = Callable[[str, bool], None]
+"""Takes a line's level, and whether it has a traceback."""
+
 Event = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Event], Event | str | bytes]
 
@@ -77,6 +80,15 @@ def set_up_logging(settings: LogSettings, output: LogOutput | None = None) -> No
     logging.captureWarnings(capture=True)
     # One line per scrape says nothing; its errors come by `aiohttp.server`.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+_tell: Told | None = None
+
+
+def watch_log(tell: Told | None) -> None:
+    """Have every line counted. The log is the process's, and so is who counts; `tell` must not raise. None: nobody."""
+    global _tell  # noqa: PLW0603 - structlog's own set-up is global, too, and its processors are fixed at the first line
+    _tell = tell
 
 
 def judged_event(
@@ -149,6 +161,8 @@ def _prepare(_logger: object, method: str, event: Event) -> Event:
         prepared[key] = _fit(value)
     if exc_info:
         prepared["exception"] = _traceback(exc_info)
+    if _tell is not None:
+        _tell(prepared["level"], bool(exc_info))
     return prepared
 
 

@@ -5,6 +5,7 @@ has read and opened before a fork, its children have too. It is told that a work
 a worker learns that the supervisor is gone from the end of a pipe.
 """
 
+import mmap
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import structlog
 
@@ -38,6 +39,37 @@ _STABLE_S: Final = 60.0
 _TURN_S: Final = 1.0
 
 _log: Final = structlog.get_logger()
+
+
+class LedgerFigures(NamedTuple):
+    """Since the supervisor's start: children lost, reloads refused, and whether the last one was."""
+
+    losses: int
+    refusals: int
+    is_refused: bool
+
+
+class Ledger:
+    """What only the supervisor knows, for the metrics: it has neither loop nor socket, but memory that its children share.
+
+    It alone writes, one aligned word at a time.
+    """
+
+    def __init__(self) -> None:
+        self._words: Final = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
+
+    def note_loss(self) -> None:
+        """A child is gone that should be there."""
+        self._words[0] += 1
+
+    def note_reload(self, *, ok: bool) -> None:
+        """The files were read again, and taken or refused."""
+        self._words[1] += not ok
+        self._words[2] = not ok
+
+    def read(self) -> LedgerFigures:
+        """What stands there."""
+        return LedgerFigures(self._words[0], self._words[1], bool(self._words[2]))
 
 
 class WorkerState(StrEnum):
@@ -93,6 +125,7 @@ class Supervisor:
             again, None where the new files are faulty (it has said so) and everything stays. A job that is the very same
             object as before is not replaced.
         drain_s: how long children have to end, after SIGTERM.
+        ledger: where losses and refused reloads are counted.
         start_s: how long a child may take to be ready; one that takes longer (a lock, a disk that does not answer) is begun again.
         usage_status: a child that ends so before it was ever ready cannot work at all; at the first start that is the end.
     """
@@ -101,6 +134,7 @@ class Supervisor:
     replace: Callable[[], tuple[Job, ...] | None]
     drain_s: float
     start_s: float = 120.0
+    ledger: Ledger = field(default_factory=Ledger)
     usage_status: int = 2
     _slots: dict[str, _Slot] = field(default_factory=dict)
     _leaving: dict[int, _Child] = field(default_factory=dict)
@@ -216,6 +250,7 @@ class Supervisor:
         if code == self.usage_status and not self._was_ready and child.state is WorkerState.STARTING:
             self._status = code  # a port that is taken, a file that cannot be read: it has said so
             return
+        self.ledger.note_loss()
         now = time.monotonic()
         slot.failures = 0 if now - child.started > _STABLE_S else slot.failures + 1
         delay_s = min(_FIRST_DELAY_S * 2 ** (slot.failures - 1), _MAX_DELAY_S) if slot.failures > 1 else 0.0
@@ -233,7 +268,8 @@ class Supervisor:
             jobs = self.replace()
         except Exception:  # noqa: BLE001 - a bug: all workers would end with us; they go on with what they have
             _log.exception("config.reload-failed", note="what was in force before stays in force")
-            return
+            jobs = None
+        self.ledger.note_reload(ok=jobs is not None)
         if jobs is not None:
             self._replace(jobs)
 

@@ -6,7 +6,7 @@ sessions, mail loses nothing. After a connection that broke in the middle of a c
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,8 @@ _log: Final = structlog.get_logger(__name__)
 Row = Mapping[str, object]
 _ROW_FAULTS: Final = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 _CLEANING_PAUSE_S: Final = 0.05
+_WRITTEN: Final = "written"
+_DROPPED: Final = "dropped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +121,9 @@ class Writer:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ends: float | None = None
-        self._in_work = 0
-        self._written = self._dropped = self._failures = 0
+        self._in_work: Sequence[_Entry] = ()
+        self._failures = 0
+        self._ended: Counter[tuple[str, str]] = Counter()
         self._down: str | None = None
         self._clean_at = 0.0
 
@@ -133,21 +136,20 @@ class Writer:
         """
         with self._changed:
             if self._ends is None and len(self._rows) >= self._limits.max_rows:
-                self._rows.popleft()
-                self._dropped += 1
+                self._drop(self._rows.popleft())
             self._append(table, row)
 
     def put(self, sink: Sink, item: object) -> None:
         """Take an item as `add` takes a row; where half the room is taken already, it gives way to rows that matter more."""
         with self._changed:
             if len(self._rows) * 2 >= self._limits.max_rows:
-                self._dropped += 1
+                self._drop((sink, item))
             else:
                 self._append(sink, item)
 
     def _append(self, sink: Table | Sink, item: object) -> None:
         if self._ends is not None:
-            self._dropped += 1
+            self._drop((sink, item))
             return
         self._rows.append((sink, item))
         if len(self._rows) in {1, self._limits.batch_rows}:
@@ -166,7 +168,21 @@ class Writer:
     def counts(self) -> WriterCounts:
         """How it does."""
         with self._changed:
-            return WriterCounts(len(self._rows) + self._in_work, self._written, self._dropped, self._failures)
+            return WriterCounts(
+                waiting=len(self._rows) + len(self._in_work),
+                written=self._total(_WRITTEN),
+                dropped=self._total(_DROPPED),
+                failures=self._failures,
+            )
+
+    def _total(self, outcome: str) -> int:
+        return sum(count for (_, what), count in self._ended.items() if what == outcome)
+
+    @property
+    def ended(self) -> dict[tuple[str, str], int]:
+        """Rows by their table or sink and what became of them: `written` or `dropped`."""
+        with self._changed:
+            return dict(self._ended)
 
     @property
     def trouble(self) -> str | None:
@@ -182,12 +198,13 @@ class Writer:
         if thread is not None:
             thread.join(deadline_s + 0.1)
         with self._changed:
-            left = len(self._rows) + self._in_work
+            left = [*self._in_work, *self._rows]
             self._rows.clear()
-            self._in_work = 0
-            self._dropped += left
+            self._in_work = ()
+            for entry in left:
+                self._drop(entry)
         if left:
-            _log.warning("store.rows-lost", rows=left, reason=self._down or "not written in time")
+            _log.warning("store.rows-lost", rows=len(left), reason=self._down or "not written in time")
         return not left
 
     # The thread
@@ -206,7 +223,7 @@ class Writer:
                 else:
                     continue
             except (DBAPIError, PoolTimeoutError) as error:
-                if not self._wait_out(error, batch, retry_s):
+                if not self._wait_out(error, retry_s):
                     return
                 retry_s = min(retry_s * 2, self._limits.max_retry_s)
                 continue
@@ -224,14 +241,15 @@ class Writer:
                     lambda: len(self._rows) >= limits.batch_rows or self._ends is not None, limits.gather_s
                 )
             size = min(len(self._rows), limits.batch_rows)
-            self._in_work = size
-            return [self._rows.popleft() for _ in range(size)]
+            batch = [self._rows.popleft() for _ in range(size)]
+            self._in_work = batch
+            return batch
 
     def _write(self, batch: Sequence[_Entry]) -> None:
         """One transaction; where a row spoils it, one for each row.
 
         Raises:
-            DBAPIError, PoolTimeoutError: the database cannot be used now; the last `_in_work` of the rows are not written.
+            DBAPIError, PoolTimeoutError: the database cannot be used now; what is left `_in_work` is not written.
         """
         try:
             self._insert(batch)
@@ -240,7 +258,7 @@ class Writer:
                 raise
             self._write_singly(batch)
         else:
-            self._count(written=len(batch))
+            self._count(batch, _WRITTEN)
 
     def _write_singly(self, batch: Sequence[_Entry]) -> None:
         refused: list[tuple[str, Exception]] = []
@@ -252,9 +270,9 @@ class Writer:
                     if _is_the_databases(error):
                         raise
                     refused.append((one[0].name, error))
-                    self._count(dropped=1)
+                    self._count([one], _DROPPED)
                 else:
-                    self._count(written=1)
+                    self._count([one], _WRITTEN)
         finally:
             if refused:
                 table, first = refused[0]
@@ -268,23 +286,23 @@ class Writer:
                 else:
                     sink.write(connection, items)
 
-    def _count(self, *, written: int = 0, dropped: int = 0) -> None:
+    def _count(self, batch: Sequence[_Entry], outcome: str) -> None:
         with self._changed:
-            self._written += written
-            self._dropped += dropped
-            self._in_work = max(0, self._in_work - written - dropped)
+            self._ended.update((sink.name, outcome) for sink, _ in batch)
+            self._in_work = self._in_work[len(batch) :]
 
-    def _wait_out(self, error: Exception, batch: list[_Entry], pause_s: float) -> bool:
+    def _drop(self, entry: _Entry) -> None:
+        self._ended[entry[0].name, _DROPPED] += 1
+
+    def _wait_out(self, error: Exception, pause_s: float) -> bool:
         """Put the rows back and wait; False where there is no time left to try again."""
         reason = str(explain(error))
         with self._changed:
             self._failures += 1
-            left = batch[len(batch) - self._in_work :]
-            self._in_work = 0
+            left, self._in_work = self._in_work, ()
             self._rows.extendleft(reversed(left))
             while len(self._rows) > self._limits.max_rows:
-                self._rows.popleft()
-                self._dropped += 1
+                self._drop(self._rows.popleft())
             waiting = len(self._rows)
             is_news, self._down = self._down is None, reason
             self._clean_at = max(self._clean_at, time.monotonic() + pause_s)

@@ -65,6 +65,14 @@ class StsSource(Protocol):
         ...
 
 
+class DecisionObserver(Protocol):
+    """Who counts."""
+
+    def __call__(self, decision: Decision, *, was_kept: bool) -> None:
+        """Somebody asked; `was_kept`: no fact was looked up for it. May not raise."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeciderOptions:
     """How to decide.
@@ -86,6 +94,7 @@ class Decider:
         sts: MTA-STS policies; None: MTA-STS is off.
         dane: whether the resolver validates; None: DANE is off.
         options: see there.
+        observe: told of each decision that is asked for.
         now: a clock that never goes back, in seconds.
     """
 
@@ -96,6 +105,7 @@ class Decider:
         sts: StsSource | None = None,
         dane: ValidationWatch | None = None,
         options: DeciderOptions = DeciderOptions(),
+        observe: DecisionObserver | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._resolver = resolver
@@ -103,6 +113,7 @@ class Decider:
         self._dane = dane
         self._port = options.port
         self._overrides = dict(options.overrides)
+        self._observe = observe
         self._now = now
         self._kept: OrderedDict[str, tuple[float, Decision]] = OrderedDict()
         self._kept_bytes = 0
@@ -130,6 +141,8 @@ class Decider:
         if kept is None or self._now() >= kept[0]:
             return None
         self._kept.move_to_end(domain)
+        if self._observe is not None:
+            self._observe(kept[1], was_kept=True)
         return kept[1]
 
     async def decide(self, domain: str) -> Decision:
@@ -138,6 +151,8 @@ class Decider:
         if kept is not None:
             return kept
         decision = await self._derive(domain)
+        if self._observe is not None:
+            self._observe(decision, was_kept=False)
         self._keep(domain, decision)
         return decision
 

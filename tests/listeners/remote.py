@@ -13,6 +13,7 @@ from gateway.dns.zone import ZoneResolver
 from gateway.listeners.observer import NoObserver
 from gateway.listeners.relay import Outcome, RelayListener, WayOut
 from gateway.listeners.remote.tls import make_client_contexts
+from gateway.mail.envelope import Tls
 from gateway.smtp.client import DownstreamFailure
 from gateway.smtp.settings import Networks
 from gateway.tlspolicy.model import (
@@ -193,9 +194,9 @@ class Watcher(NoObserver):
         self.outcomes.append(outcome)
 
     def relay_session(
-        self, demand: Demand, tls: str | None, problem: TlsProblem | None, failure: DownstreamFailure | None
+        self, demand: Demand, tls: Tls | None, problem: TlsProblem | None, failure: DownstreamFailure | None
     ) -> None:
-        self.sessions.append((demand, tls, problem, failure))
+        self.sessions.append((demand, tls.version if tls else None, problem, failure))
 
 
 @dataclass(slots=True)

@@ -22,13 +22,13 @@ from aiosmtpd.smtp import Session as AiosmtpdSession
 
 from gateway.listeners import downstream as downstream_module
 from gateway.listeners import smtp as smtp_module
-from gateway.mail.envelope import Listener
+from gateway.mail.envelope import Listener, Tls
 from gateway.mail.reply import Reply
 from gateway.smtp.client import DownstreamFailure, Step
 from gateway.smtp.command import Verb
 from gateway.smtp.dialog import LoginOutcome
 from gateway.smtp.effects import SessionEnd
-from gateway.verdict import Disposition, Verdict
+from gateway.verdict import Answered, Disposition, Verdict
 from tests.listeners.proxy import Client, Config, FakeJudge, open_bed, settle
 from tests.smtp.downstream import CLOSE, SILENCE, FakeDownstream
 
@@ -361,6 +361,9 @@ class Counting:
     def session_closed(self, listener: Listener, end: SessionEnd) -> None:
         self.counts[f"closed {end}"] += 1
 
+    def tls_started(self, listener: Listener, tls: Tls) -> None:
+        self.counts[f"tls {listener} {tls.version}"] += 1
+
     def command(self, listener: Listener, verb: Verb, code: int) -> None:
         self.counts[f"{verb} {code}"] += 1
 
@@ -374,9 +377,9 @@ class Counting:
     def downstream_failed(self, failure: DownstreamFailure) -> None:
         self.counts[f"failed {failure}"] += 1
 
-    def message(self, listener: Listener, disposition: Disposition, size: int, seconds: float) -> None:
-        assert 0 <= seconds < 10
-        self.counts[f"message {disposition} {size}"] += 1
+    def message(self, listener: Listener, answered: Answered) -> None:
+        assert 0 <= answered.seconds < 10
+        self.counts[f"message {answered.disposition} {answered.size}"] += 1
 
 
 async def test_everything_is_counted_once() -> None:

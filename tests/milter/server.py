@@ -30,7 +30,7 @@ from gateway.mail.edits import Edits, NewField
 from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
-from gateway.verdict import Disposition, Stage, Verdict
+from gateway.verdict import Answered, Disposition, Stage, Verdict
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ACCEPTED: Final = Verdict(disposition=Disposition.ACCEPT, rule="test")
@@ -145,9 +145,9 @@ class PrintingObserver:
     def command(self, listener: Listener, verb: str, code: int) -> None:
         self._say(f"command {listener} {verb} {code}")
 
-    def message(self, listener: Listener, disposition: Disposition, size: int, seconds: float) -> None:
-        assert seconds >= 0
-        self._say(f"message {listener} {disposition} {size}")
+    def message(self, listener: Listener, answered: Answered) -> None:
+        assert answered.seconds >= 0
+        self._say(f"message {listener} {answered.disposition} {answered.size}")
 
     def _say(self, text: str) -> None:
         if not self._quiet:

@@ -2,7 +2,7 @@ import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,7 +12,7 @@ from gateway.dns.stub import DnsObservation
 from gateway.mail.envelope import Listener
 from gateway.ops.metrics import Metrics
 from gateway.ops.tally import MAX_SERIES, Spread
-from gateway.verdict import Disposition, Shadow, Verdict
+from gateway.verdict import Answered, Disposition, Shadow, Verdict
 from tests.ops.evidence import REJECTED, envelope
 
 
@@ -26,7 +26,8 @@ def one_message(metrics: Metrics) -> None:
     for _ in range(4):
         metrics.dns(DnsObservation(RecordType.TXT, "answer", cached=True, seconds=0.0))
     metrics.judged(REJECTED, envelope())
-    metrics.message(Listener.INBOUND, Disposition.REJECT, 5_000, 0.02)
+    answered = Answered("4f2a", Disposition.REJECT, size=5_000, seconds=0.02, is_handed_on=False)
+    metrics.message(Listener.INBOUND, answered)
     metrics.session_closed(Listener.INBOUND, "quit")
 
 
@@ -63,7 +64,9 @@ def test_one_message_is_counted_once_everywhere(metrics: Metrics) -> None:
     assert samples["gateway_auth_results_total{method=dkim,problem=dkim.body-hash,status=fail}"] == 1
     assert samples["gateway_auth_results_total{method=dkim,status=pass}"] == 1
     assert samples["gateway_auth_results_total{method=dmarc,status=fail}"] == 1
-    assert samples["gateway_dmarc_policy_total{applied=reject,requested=reject}"] == 1
+    assert (
+        samples["gateway_dmarc_policy_total{applied=reject,discovery=own,requested=reject,status=fail}"] == 1
+    )
     assert samples["gateway_dns_queries_total{cached=yes,outcome=answer,type=TXT}"] == 4
     assert samples["gateway_downstream_replies_total{code=250,command=RCPT}"] == 1
     assert samples["gateway_internal_errors_total{}"] == 0
@@ -124,13 +127,12 @@ def test_gauges_reloads_and_build() -> None:
 
 class Counts(NamedTuple):
     waiting: int = 3
-    written: int = 40
-    dropped: int = 5
     failures: int = 6
 
 
 class Rows:
     counts = Counts()
+    ended: ClassVar = {("tls_results", "written"): 40, ("traces", "dropped"): 5}
 
 
 def test_the_store_is_told_of_where_there_is_one() -> None:
@@ -140,8 +142,8 @@ def test_the_store_is_told_of_where_there_is_one() -> None:
     samples = {name: value for name, value in scrape(metrics).items() if "store" in name}
     assert samples == {
         "gateway_store_rows_waiting{}": 3,
-        "gateway_store_rows_total{outcome=written}": 40,
-        "gateway_store_rows_total{outcome=dropped}": 5,
+        "gateway_store_rows_total{outcome=written,table=tls_results}": 40,
+        "gateway_store_rows_total{outcome=dropped,table=traces}": 5,
         "gateway_store_failures_total{}": 6,
     }
 

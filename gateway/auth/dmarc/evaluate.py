@@ -141,9 +141,9 @@ def _discovered(author_domain: str, found: Discovery, suffix_list: SuffixList | 
         organizational_domain=organizational_domain,
         record=record,
         suffix_list_differs=(
-            suffix_list is not None
-            and organizational_domain is not None
-            and suffix_list.organizational_domain(author_domain) != organizational_domain
+            None
+            if suffix_list is None or organizational_domain is None
+            else suffix_list.organizational_domain(author_domain) != organizational_domain
         ),
         problem=problem,
     )

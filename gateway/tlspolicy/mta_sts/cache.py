@@ -7,8 +7,8 @@ block both must not be able to take it away. Each step down is told to whoever w
 import asyncio
 import heapq
 import random
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -64,6 +64,31 @@ class Change(StrEnum):
     RECORD_GONE = "record-gone"  # the record went, the enforced policy stands until it expires
     FETCH_FAILED = "fetch-failed"  # the problem says why; a known policy stands
     SHELF_FAILED = "shelf-failed"  # the store cannot be used; what is in memory stands
+
+
+class LookUp(StrEnum):
+    """How the question for a domain's policy was answered; the words are the metric's labels."""
+
+    HIT = "hit"  # a known policy, and its record has not changed
+    FETCHED = "fetched"  # the policy was fetched first
+    STANDS = "stands"  # a known policy, though its record or its newer version could not be had
+    FAILED = "failed"  # there may be one, and it could not be had
+    NONE = "none"  # the domain has none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The policies in memory.
+
+    Attributes:
+        by_mode: how many, by mode.
+        nearest_end: when the first of the enforced ones runs out; None: there is none.
+        overdue: enforced ones of which less than a quarter of their life is left: renewing has failed for long.
+    """
+
+    by_mode: Mapping[str, int]
+    nearest_end: datetime | None
+    overdue: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +149,9 @@ class PolicyCache:
         observe: told of every change; must not raise.
         now: the time in UTC.
         chance: from 0 to 1, for the jitter.
+
+    Attributes:
+        count: told of every look-up; must not raise. None: nobody.
     """
 
     def __init__(
@@ -140,6 +168,7 @@ class PolicyCache:
         self._fetcher = fetcher
         self._shelf = shelf
         self._observe = observe
+        self.count: Callable[[LookUp], None] | None = None
         self._now = now
         self._chance = chance
         self._held: OrderedDict[str, _Held] = OrderedDict()
@@ -162,15 +191,22 @@ class PolicyCache:
         A policy that is not known, or has a new `id`, is waited for, as long as a fetch may take; who asks at the same time
         waits for the same fetch.
         """
+        view, look_up = await self._look_up(domain)
+        if self.count is not None:
+            self.count(look_up)
+        return view
+
+    async def _look_up(self, domain: str) -> tuple[StsView, LookUp]:
         await self._recall(domain)
         outcome = await self._resolver.query(f"_mta-sts.{domain}", RecordType.TXT)
         identifier, problem = _read_record(outcome)
-        held = self._unexpired(domain)
+        held, was_fetched = self._unexpired(domain), False
         if identifier is not None:
             self._gone.discard(domain)
             if held is None or held.view.identifier != identifier:
                 problem = self._failed_lately(domain, identifier)
                 if problem is None:
+                    was_fetched = True
                     await asyncio.shield(self._fetch_once(domain, identifier))
                     held, problem = self._unexpired(domain), self._failed_lately(domain, identifier)
         if held is None and problem is not None:  # another process may have been luckier
@@ -178,8 +214,10 @@ class PolicyCache:
             await self._recall(domain)
             held = self._unexpired(domain)
         if identifier is None:
-            return self._without_record(domain, held, problem)
-        return _view(held, identifier, problem)
+            view = self._without_record(domain, held, problem)
+        else:
+            view = _view(held, identifier, problem)
+        return view, _look_up_of(view, was_fetched=was_fetched)
 
     def _without_record(self, domain: str, held: _Held | None, problem: TlsProblem | None) -> StsView:
         """RFC 8461 §3.3: nothing new can be found; a known policy stands."""
@@ -198,6 +236,18 @@ class PolicyCache:
         if failure is None or failure.identifier != identifier or self._now() - failure.at >= FAILURE_HOLDS:
             return None
         return failure.problem
+
+    def summary(self) -> Summary:
+        """What is in memory; looks at each policy, which is some 10 ms where there are 50,000."""
+        now = self._now()
+        enforced = [
+            held for held in self._held.values() if held.policy.mode is Mode.ENFORCE and now < held.expires
+        ]
+        return Summary(
+            by_mode=Counter(str(held.policy.mode) for held in self._held.values() if now < held.expires),
+            nearest_end=min((held.expires for held in enforced), default=None),
+            overdue=sum((held.expires - now) * 4 < held.expires - held.fetched for held in enforced),
+        )
 
     # Fetching
 
@@ -478,6 +528,15 @@ def _view(held: _Held | None, identifier: str, problem: TlsProblem | None) -> St
     if held is None:
         return StsView(identifier=identifier, problem=problem)
     return held.view if problem is None else replace(held.view, problem=problem)
+
+
+def _look_up_of(view: StsView, *, was_fetched: bool) -> LookUp:
+    """How the question was answered."""
+    if view.mode is None:
+        return LookUp.NONE if view.problem is None else LookUp.FAILED
+    if view.problem is not None:
+        return LookUp.STANDS
+    return LookUp.FETCHED if was_fetched else LookUp.HIT
 
 
 def _change(before: Policy | None, policy: Policy) -> Change:
