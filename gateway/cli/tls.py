@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -163,8 +164,8 @@ class _OnlyRead:
     async def put(self, policy: StoredPolicy) -> None:
         del policy
 
-    async def drop(self, domain: str) -> None:
-        del domain
+    async def drop(self, domain: str, now: datetime) -> None:
+        del domain, now
 
     async def all(self) -> list[StoredPolicy]:
         return []

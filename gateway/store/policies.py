@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from datetime import datetime
 from typing import Final, TypeVar
 
 from sqlalchemy import Engine, RowMapping, delete, select
@@ -34,9 +35,9 @@ class StoredPolicies:
         """Keep it. One that was fetched later, by another node perhaps, stays in its place."""
         await self._call(lambda: self._put(policy))
 
-    async def drop(self, domain: str) -> None:
+    async def drop(self, domain: str, now: datetime) -> None:
         """See `PolicyShelf`."""
-        await self._call(lambda: self._drop(domain))
+        await self._call(lambda: self._drop(domain, now))
 
     async def all(self) -> list[StoredPolicy]:
         """See `PolicyShelf`."""
@@ -74,9 +75,10 @@ class StoredPolicies:
         with self._engine.begin() as connection:
             connection.execute(statement)
 
-    def _drop(self, domain: str) -> None:
+    def _drop(self, domain: str, now: datetime) -> None:
+        expired = delete(MTA_STS_POLICIES).where(_columns.domain == domain, _columns.expires <= now)
         with self._engine.begin() as connection:
-            connection.execute(delete(MTA_STS_POLICIES).where(_columns.domain == domain))
+            connection.execute(expired)
 
     def _all(self) -> list[StoredPolicy]:
         query = select(MTA_STS_POLICIES).order_by(_columns.expires).limit(MAX_POLICIES)

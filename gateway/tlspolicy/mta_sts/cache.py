@@ -366,15 +366,17 @@ class PolicyCache:
     # Memory
 
     async def _recall(self, domain: str) -> None:
-        """Take the domain's policy from the shelf, where it is not in memory and may be there."""
-        if domain in self._held or domain in self._not_on_shelf:
+        """Take the domain's policy from the shelf, where it is not in memory, or ran out there, and may be there."""
+        held = self._held.get(domain)
+        is_good = held is not None and self._now() < held.expires
+        if is_good or domain in self._not_on_shelf:
             return
         stored = await self._on_shelf(lambda: self._shelf.get(domain))
-        if domain in self._held:  # another asker was quicker
+        if self._held.get(domain) is not held:  # another asker was quicker
             return
-        if stored is not None:
+        if stored is not None and (held is None or stored.fetched > held.fetched):
             self._hold_stored(stored)
-        elif self._shelf_again is None:  # it did answer
+        elif held is None and self._shelf_again is None:  # it did answer
             _remember(self._not_on_shelf, domain, None, MAX_STRANGERS)
 
     def _unexpired(self, domain: str) -> _Held | None:
@@ -454,7 +456,7 @@ class PolicyCache:
     async def _drop(self, domain: str) -> None:
         async with self._writing:
             if domain not in self._held:
-                await self._on_shelf(lambda: self._shelf.drop(domain))
+                await self._on_shelf(lambda: self._shelf.drop(domain, self._now()))
 
     def _save(self, domain: str) -> None:
         """Put on the shelf what it could not take when it was fetched."""

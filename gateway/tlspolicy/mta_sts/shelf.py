@@ -35,8 +35,8 @@ class PolicyShelf(Protocol):
         """Keep it, in place of an older one."""
         ...
 
-    async def drop(self, domain: str) -> None:
-        """Forget it."""
+    async def drop(self, domain: str, now: datetime) -> None:
+        """Forget it, unless it holds beyond `now`: another process may have renewed it."""
         ...
 
     async def all(self) -> list[StoredPolicy]:
@@ -62,9 +62,11 @@ class MemoryShelf:
         """See `PolicyShelf`."""
         self._policies[policy.domain] = policy
 
-    async def drop(self, domain: str) -> None:
+    async def drop(self, domain: str, now: datetime) -> None:
         """See `PolicyShelf`."""
-        self._policies.pop(domain, None)
+        policy = self._policies.get(domain)
+        if policy is not None and policy.expires <= now:
+            del self._policies[domain]
 
     async def all(self) -> list[StoredPolicy]:
         """See `PolicyShelf`."""

@@ -430,6 +430,26 @@ async def test_what_another_process_fetched_is_looked_for_before_there_is_no_pol
     assert (await world.look()).mode == "enforce"
 
 
+async def test_what_ran_out_here_and_was_renewed_by_another_process_stands() -> None:
+    world = World()
+    world.publish("1", text())
+    await world.look()
+    one = world.cache
+    world.now += timedelta(seconds=WEEK_S) - FAILURE_HOLDS
+    other = world.restart()
+    world.publish("2", text())
+    await world.look()
+    world.now += FAILURE_HOLDS
+    world.publish(None, TlsProblem.STS_FETCH_CONNECT)
+    world.cache = one  # it could not renew: its way to the shelf was shut, say
+    assert (await world.look()).mode == "enforce"
+    world.cache = other
+    assert (await world.look()).mode == "enforce"
+    world.restart()
+    assert (await world.look()).mode == "enforce"
+    assert Change.EXPIRED not in world.changes()
+
+
 class BrokenShelf(MemoryShelf):
     def __init__(self) -> None:
         super().__init__()
