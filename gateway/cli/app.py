@@ -509,6 +509,60 @@ def policy_check(
     _exit_with(run)
 
 
+@policy_app.command(
+    "test",
+    epilog=(
+        "Examples:  gateway policy test --against /var/log/gateway.log --rules strict\n\n"
+        "gateway policy test --against ~/Maildir --config /etc/gateway/gateway.toml\n\n"
+        "gateway policy test --against saved.mbox --live default --rules ./stricter.toml --json | jq .changed"
+    ),
+)
+def policy_test(
+    *,
+    against: Annotated[
+        Path,
+        typer.Option(help="Our own log (JSON, also .gz), a Maildir, a folder of .eml files, or an mbox."),
+    ],
+    rules: Annotated[
+        str | None, typer.Option(help="The rules to try; default: [policy] shadow of the config.")
+    ] = None,
+    live: Annotated[
+        str | None,
+        typer.Option(help="Compare with these; default: what the log says was done, or the config's rules."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Judge as a gateway with this config file does.")
+    ] = None,
+    zone: Annotated[
+        Path | None, typer.Option(help="Answer DNS from this zone file; names not in it do not exist.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    limit: Annotated[int, typer.Option(min=0, max=1_000, help="Examples of each change.")] = 3,
+) -> None:
+    """Say what other rules would change, on mail that was judged before: by rule, with examples.
+
+    Exit status: 0 nothing would change, 1 something would; 3 nothing that could be decided would, and not all could. 2:
+    something that was given cannot be used.
+    """
+
+    def run() -> int:
+        from gateway.cli.policy_test import ReplayRequest, run_policy_test
+
+        return run_policy_test(
+            ReplayRequest(
+                against=against,
+                rules=rules,
+                live=live,
+                config=config,
+                zone=zone,
+                as_json=as_json,
+                limit=limit,
+            )
+        )
+
+    _exit_with(run)
+
+
 def _exit_with(run: Callable[[], int]) -> NoReturn:
     """Run a command; what the operator can mend is said on standard error, without a traceback."""
     from gateway.auth.dkim.key_table import KeyTableError
