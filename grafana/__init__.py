@@ -1,0 +1,1 @@
+"""What an operator looks at: dashboards as code, and the JSON that Grafana takes."""
