@@ -20,7 +20,9 @@ done
 
 # command:package, and files for what has no command
 wanted="postfix:postfix smtp-sink:postfix knotd:knot keymgr:knot unbound:unbound swaks:swaks dovecot:dovecot-core
-opendkim:opendkim opendkim-testmsg:opendkim-tools prometheus:prometheus promtool:prometheus cc:gcc"
+opendkim:opendkim opendkim-testmsg:opendkim-tools prometheus:prometheus promtool:prometheus cc:gcc valgrind:valgrind"
+# The gateway's peers, and what stands around it, only where they are measured
+[ "${1:-}" != --bench ] || wanted="$wanted rspamd:rspamd opendmarc:opendmarc haproxy:haproxy"
 missing=""
 PATH="$PATH:/usr/sbin:/sbin"
 for pair in $wanted; do
@@ -29,6 +31,7 @@ done
 # Debian keeps PostgreSQL's server out of PATH
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -e /usr/include/libmilter/mfapi.h ] || missing="$missing libmilter-dev"
+[ "${1:-}" != --bench ] || [ -e /usr/include/openssl/ssl.h ] || missing="$missing libssl-dev"
 perl -MNet::SSLeay -e 1 2>/dev/null || missing="$missing libnet-ssleay-perl"  # swaks' TLS
 "$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 "$python" -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||

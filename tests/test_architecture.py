@@ -19,7 +19,7 @@ _MAY_IMPORT = {
     "policy": {"policy", "auth", "dns", "mail", "verdict"},
     "verdict": {"auth", "dns", "mail"},
     "trace": {"trace", "auth", "dns", "mail", "verdict"},
-    "explain": {"explain", "auth", "tlspolicy", "mail", "verdict"},
+    "explain": {"explain", "trace", "auth", "tlspolicy", "mail", "verdict"},
     "stamp": {"auth", "mail"},
     "connection": {"auth", "dns", "mail"},
     "submission": {"mail"},

@@ -307,6 +307,79 @@ def dns(
 
 @app.command(
     epilog=(
+        "Examples:  gateway trace 0f1e2d3c4b5a.1    (the id in a refusal)\n\n"
+        "gateway trace 4VxYz12345    (Postfix's queue-id)\n\n"
+        "gateway trace --sender example.com --disposition reject --since 2h\n\n"
+        "gateway trace --follow --json | jq -r .rule"
+    )
+)
+def trace(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ID|QUEUE-ID|MESSAGE-ID|ADDRESS]…",
+            help="What you were told of the message; of several, all must be true of it.",
+        ),
+    ] = None,
+    *,
+    sender: Annotated[
+        str | None, typer.Option(help='The envelope sender: address or domain; "<>" for bounces.')
+    ] = None,
+    recipient: Annotated[str | None, typer.Option(help="A recipient: address or domain.")] = None,
+    author: Annotated[str | None, typer.Option(help="Who From says wrote it: address or domain.")] = None,
+    client: Annotated[str | None, typer.Option(help="The client's address.")] = None,
+    disposition: Annotated[
+        str | None, typer.Option(help="accept, quarantine, defer or reject: what the rules said.")
+    ] = None,
+    rule: Annotated[str | None, typer.Option(help="The rule that decided.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="90s, 15m, 2h, 3d ago; or ISO 8601, without a zone in UTC.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="The same; before it.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many at most, the newest first.")] = 20,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what comes, until you stop it.")
+    ] = False,
+    config: Annotated[
+        Path, typer.Option(envvar="GATEWAY_CONFIG", help="The config file (TOML); its [store] is read.")
+    ] = _CONFIG_FILE,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="All that is kept, one JSON object per line and message.")
+    ] = False,
+) -> None:
+    """Tell a message's whole story, or list those that fit: who sent it, what was found, which rule decided, what the mail server said.
+
+    It reads the store of a gateway that runs, or that has stopped, and changes nothing.
+
+    Exit status: 0 something was found, 1 nothing was. 2: something that was given, or the store, cannot be used.
+    """
+
+    def run() -> int:
+        from gateway.cli.trace import TraceRequest, run_trace
+
+        return run_trace(
+            TraceRequest(
+                words=words or (),
+                sender=sender,
+                recipient=recipient,
+                author=author,
+                client=client,
+                disposition=disposition,
+                rule=rule,
+                since=since,
+                until=until,
+                limit=limit,
+                follow=follow,
+                config=config,
+                as_json=as_json,
+            )
+        )
+
+    _exit_with(run)
+
+
+@app.command(
+    epilog=(
         "Examples:  gateway tls example.com\n\n"
         "gateway tls example.com --connect\n\n"
         "gateway tls user@example.com --config /etc/gateway/gateway.toml\n\n"
@@ -432,6 +505,60 @@ def policy_check(
         from gateway.cli.files import run_policy_check
 
         return run_policy_check(files)
+
+    _exit_with(run)
+
+
+@policy_app.command(
+    "test",
+    epilog=(
+        "Examples:  gateway policy test --against /var/log/gateway.log --rules strict\n\n"
+        "gateway policy test --against ~/Maildir --config /etc/gateway/gateway.toml\n\n"
+        "gateway policy test --against saved.mbox --live default --rules ./stricter.toml --json | jq .changed"
+    ),
+)
+def policy_test(
+    *,
+    against: Annotated[
+        Path,
+        typer.Option(help="Our own log (JSON, also .gz), a Maildir, a folder of .eml files, or an mbox."),
+    ],
+    rules: Annotated[
+        str | None, typer.Option(help="The rules to try; default: [policy] shadow of the config.")
+    ] = None,
+    live: Annotated[
+        str | None,
+        typer.Option(help="Compare with these; default: what the log says was done, or the config's rules."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Judge as a gateway with this config file does.")
+    ] = None,
+    zone: Annotated[
+        Path | None, typer.Option(help="Answer DNS from this zone file; names not in it do not exist.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    limit: Annotated[int, typer.Option(min=0, max=1_000, help="Examples of each change.")] = 3,
+) -> None:
+    """Say what other rules would change, on mail that was judged before: by rule, with examples.
+
+    Exit status: 0 nothing would change, 1 something would; 3 nothing that could be decided would, and not all could. 2:
+    something that was given cannot be used.
+    """
+
+    def run() -> int:
+        from gateway.cli.policy_test import ReplayRequest, run_policy_test
+
+        return run_policy_test(
+            ReplayRequest(
+                against=against,
+                rules=rules,
+                live=live,
+                config=config,
+                zone=zone,
+                as_json=as_json,
+                limit=limit,
+            )
+        )
 
     _exit_with(run)
 

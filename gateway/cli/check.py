@@ -40,7 +40,7 @@ EXIT_STATUS: Final = {
 }
 """Of several messages, the highest."""
 
-_NO_CLIENT: Final = IPv6Address("::")
+NO_CLIENT: Final = IPv6Address("::")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ def run_check(request: CheckRequest) -> int:
         ConfigError, RuleError: a file that cannot be.
     """
     client = _client(request.client_ip)
-    judging = _judging(request)
+    judging = prepare_judging(request)
     messages = [(name, _read_message(name)) for name in request.messages]
 
     async def judge_all() -> list[Case]:
@@ -88,7 +88,7 @@ def run_check(request: CheckRequest) -> int:
     return max(EXIT_STATUS[case.verdict.disposition] for case in cases)
 
 
-def _judging(request: CheckRequest) -> Judging:
+def prepare_judging(request: CheckRequest) -> Judging:
     """The config's parts, with the command line's over them."""
     dns, policy, dkim, arc = DnsSettings(), PolicySettings(), DkimSettings(), ArcSettings()
     authserv_id = AUTHSERV_ID
@@ -128,14 +128,14 @@ async def _judge(
     session = Session(
         id="check",
         listener=Listener.CHECK,
-        client_ip=client or _NO_CLIENT,
+        client_ip=client or NO_CLIENT,
         helo=request.helo,
         esmtp=True,
     )
     envelope = Envelope(
         id="check",
         session=session,
-        mail_from=_reverse_path(request.mail_from, message),
+        mail_from=reverse_path(request.mail_from, message),
         recipients=tuple(Recipient(mailbox=_recipient(text)) for text in request.recipients),
         smtputf8=True,
     )
@@ -179,7 +179,7 @@ def _client(text: str | None) -> IpAddress | None:
     return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 
 
-def _reverse_path(text: str | None, message: Message) -> Mailbox | None:
+def reverse_path(text: str | None, message: Message) -> Mailbox | None:
     """As given, else what the delivering server noted in Return-Path (RFC 5321 §4.4), else the null path."""
     if text is None:
         noted = message.named(b"return-path")

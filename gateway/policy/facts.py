@@ -4,7 +4,8 @@ The operator's file, its examples, the compiled rules and the documentation all 
 same everywhere: `KEYS["dmarc"]` says what `dmarc = "fail"` may hold, how it is found in a case, and from which stage on.
 """
 
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -184,9 +185,43 @@ class _MoreThan:
         return str(self.limit)
 
 
+class Selective(ABC):
+    """A matcher that takes few of all possible facts, and can say which by words that both have: rules are found by them.
+
+    It takes no fact that shares no word with it. Sharing one is not enough to be taken.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __call__(self, fact: Fact) -> bool:
+        """Whether it takes this fact."""
+
+    @abstractmethod
+    def words(self) -> Iterable[Hashable]:
+        """One of these is among `words_of` a fact that it takes."""
+
+    @staticmethod
+    @abstractmethod
+    def words_of(fact: Fact) -> Iterable[Hashable]:
+        """All words by which a matcher of this class may know a fact."""
+
+
 @dataclass(frozen=True, slots=True)
-class _WithinNetworks:
+class _WithinNetworks(Selective):
     networks: tuple[IPv4Network | IPv6Network, ...]
+
+    def words(self) -> Iterable[Hashable]:
+        for network in self.networks:
+            host_bits = network.max_prefixlen - network.prefixlen
+            yield network.version, host_bits, int(network.network_address) >> host_bits
+
+    @staticmethod
+    def words_of(fact: Fact) -> Iterable[Hashable]:
+        if isinstance(fact, IPv4Address | IPv6Address):
+            number = int(fact)
+            for host_bits in range(fact.max_prefixlen + 1):
+                yield fact.version, host_bits, number >> host_bits
 
     def __call__(self, fact: Fact) -> bool:
         return isinstance(fact, IPv4Address | IPv6Address) and any(
@@ -198,7 +233,7 @@ class _WithinNetworks:
 
 
 @dataclass(frozen=True, slots=True)
-class _Addresses:
+class _Addresses(Selective):
     """Addresses, domains (`example.com`), everything below a domain (`.example.com`), and the null path (`<>`).
 
     Local parts compare without regard to case: a rule that is about a person should not miss it by a capital.
@@ -210,6 +245,23 @@ class _Addresses:
 
     def __call__(self, fact: Fact) -> bool:
         return isinstance(fact, tuple) and any(self._one(item) for item in fact)
+
+    def words(self) -> Iterable[Hashable]:
+        return (*self.exact, *self.domains, *self.suffixes)
+
+    @staticmethod
+    def words_of(fact: Fact) -> Iterable[Hashable]:
+        for item in fact if isinstance(fact, tuple) else ():
+            domain = item.domain if isinstance(item, Mailbox) else item
+            if not isinstance(domain, str):
+                continue
+            if isinstance(item, Mailbox):
+                yield f"{item.local_part.casefold()}@{domain}"
+            yield domain
+            dot = domain.find(".")
+            while dot >= 0:
+                yield domain[dot:]
+                dot = domain.find(".", dot + 1)
 
     def _one(self, item: object) -> bool:
         if isinstance(item, Mailbox):

@@ -221,10 +221,15 @@ class Traces:
         Raises:
             ParseError: it is there, but of a release with other words.
         """
+        document = self.document(key)
+        return None if document is None else read_document(document)
+
+    def document(self, key: int) -> str | None:
+        """The same as it is kept, in JSON; of whatever release."""
         query = select(TRACE_DOCUMENTS.c.document).where(TRACE_DOCUMENTS.c.key == key)
         with self._connected() as connection:
             document: str | None = connection.scalar(query)
-        return None if document is None else read_document(document)
+        return document
 
     def get_by_id(self, identifier: str) -> Trace | None:
         """The newest trace with this id. See `get`."""

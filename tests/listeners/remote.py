@@ -294,7 +294,7 @@ async def open_relay(
 def _zone() -> ZoneResolver:
     hosts = "".join(f"mx{number}.example A 127.0.0.{number}\n" for number in range(1, 10))
     return ZoneResolver.from_text(
-        f"{hosts}both.example A 127.0.0.1\nboth.example AAAA ::1\n$TROUBLE trouble.example A servfail\n$TROUBLE trouble.example AAAA servfail\n"
+        f"{hosts}both.example A 127.0.0.1\nboth.example AAAA ::1\nmapped.example AAAA ::ffff:127.0.0.1\n$TROUBLE trouble.example A servfail\n$TROUBLE trouble.example AAAA servfail\n"
     )
 
 

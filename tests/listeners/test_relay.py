@@ -277,8 +277,9 @@ async def test_mail_does_not_loop_through_ourselves() -> None:
     ) as bed:
         assert (await bed.send(BOB))[-1].startswith("554 5.4.6 ")
     config = RelayBedConfig(own_addresses=(ip_network("127.0.0.1"),))
-    async with open_relay({ONE: RemoteServer()}, decider("mx1.example"), config) as bed:
-        assert (await bed.send(BOB))[-1].startswith("554 5.4.6 ")
+    for host in ("mx1.example", "mapped.example"):  # the second would be reached as 127.0.0.1, too
+        async with open_relay({ONE: RemoteServer()}, decider(host), config) as bed:
+            assert (await bed.send(BOB))[-1].startswith("554 5.4.6 ")
 
 
 async def test_hosts_without_addresses_are_final_only_where_that_is_known() -> None:

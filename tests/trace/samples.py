@@ -54,7 +54,7 @@ def trace(identifier: str = "0f1e2d3c4b5a.1", **changes: object) -> Trace:
         ),
         "tried": (
             RuleTried("own-users", "ours", "true"),
-            RuleTried("dmarc-quarantine", "arc_trusted", "true", is_exception=True),
+            RuleTried("dmarc-quarantine", "arc_trusted", "arc_trusted = true", is_exception=True),
         ),
         "facts": {"ours": "false", "arc_trusted": "true"},
     }

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict, deque
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -298,5 +299,6 @@ class RemotePool:
     # Whether a server is ourselves
 
     def is_ours(self, address: IpAddress) -> bool:
-        """Whether a mail server at this address is ourselves."""
-        return address.is_unspecified or any(address in network for network in self.limits.own_addresses)
+        """Whether a mail server at this address is ourselves; `::ffff:127.0.0.1` is another spelling of 127.0.0.1 (RFC 4291)."""
+        plain = (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+        return plain.is_unspecified or any(plain in network for network in self.limits.own_addresses)

@@ -86,6 +86,10 @@ def _split_host_port(text: str, default_port: int | None) -> tuple[str, int]:
     else:
         host, _, digits = text.partition(":")
     if not digits:
+        if default_port is None and host.isdecimal():
+            raise wrong(
+                "has no address before the port", f'write "127.0.0.1:{host}" to serve this host alone'
+            )
         if default_port is None or text.endswith(":"):
             raise wrong("has no port", f'write "{text.rstrip(":")}:25" with the right port')
         return host, default_port
