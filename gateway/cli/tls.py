@@ -20,6 +20,7 @@ from gateway.cli.show import finding_line, finding_object, terminal
 from gateway.cli.tls_probe import (
     Probe,
     explain_probe,
+    ourselves,
     probe_all,
     probe_object,
     probe_options,
@@ -143,7 +144,9 @@ async def _answer(
             raise UsageFault(f"[outbound_tls] ca_file = {basis.tls.ca_file}: {error}") from None
         try:
             decision = await build_decider(basis.tls, resolver, port=port, sts=policies).decide(domain)
-            probes = await probe_all(decision, resolver, options) if connect else ()
+            probes = (
+                await probe_all(decision, resolver, options, ourselves(basis.settings)) if connect else ()
+            )
         finally:
             if policies is not None:
                 await policies.aclose()

@@ -5,11 +5,11 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final
 
-from gateway.cli.explain_tls import STATUS_FLAWED, STATUS_PROTECTED, STATUS_WAITS
-from gateway.dns.resolver import Answer, RecordType, Resolver
+from gateway.cli.explain_tls import STATUS_FLAWED, STATUS_NEVER, STATUS_PROTECTED, STATUS_WAITS
+from gateway.dns.resolver import Answer, RecordType, Resolver, Temporary
 from gateway.explain import Finding, Tone
 from gateway.explain.problems import TLS_WORDS
 from gateway.listeners.remote.session import RemoteOptions, SessionFacts, probe_host
@@ -17,8 +17,9 @@ from gateway.listeners.remote.tls import make_client_contexts
 from gateway.mail.address import parse_domain
 from gateway.mail.envelope import IpAddress
 from gateway.mail.errors import ParseError
-from gateway.ops.config import OutboundSettings, OutboundTlsSettings
+from gateway.ops.config import OutboundSettings, OutboundTlsSettings, Settings
 from gateway.ops.config.files import certificate_names
+from gateway.smtp.client import DownstreamFailure
 from gateway.tlspolicy.dane import load_certificate
 from gateway.tlspolicy.dane_match import match_chain
 from gateway.tlspolicy.model import Decision, Demand, HostPolicy, TlsProblem
@@ -28,6 +29,8 @@ CONNECT_S: Final = 10.0
 ANSWER_S: Final = 15.0
 _NAMES_SHOWN: Final = 4
 _EHLO_NAME: Final = "gateway.invalid"
+_FINAL: Final = frozenset({TlsProblem.NO_ADDRESS, TlsProblem.ROUTE_LOOP})
+"""What the relay refuses a message for, instead of waiting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,27 +95,82 @@ def _own_name() -> str:
         return _EHLO_NAME
 
 
-async def probe_all(decision: Decision, resolver: Resolver, options: RemoteOptions) -> list[Probe]:
-    """Try every address of the first hosts, the hosts side by side."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ourselves:
+    """What would lead back to us (RFC 5321 §5.1): names in lower case, and networks."""
+
+    names: frozenset[str] = frozenset()
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+
+    def is_at(self, address: IpAddress) -> bool:
+        """Whether a mail server at this address is us."""
+        return address.is_unspecified or any(address in network for network in self.networks)
+
+
+NOBODY: Final = Ourselves()
+
+
+def ourselves(settings: Settings | None) -> Ourselves:
+    """As the relay of this config knows itself."""
+    outbound = settings.outbound if settings is not None else None
+    if settings is None or outbound is None:
+        return NOBODY
+    names = (settings.hostname, outbound.ehlo_name or settings.hostname, *outbound.own_names)
+    sources = (outbound.source_ipv4, outbound.source_ipv6)
+    return Ourselves(
+        names=frozenset(name.lower() for name in names),
+        networks=(*outbound.own_addresses, *(ip_network(source) for source in sources if source)),
+    )
+
+
+async def probe_all(
+    decision: Decision, resolver: Resolver, options: RemoteOptions, own: Ourselves = NOBODY
+) -> list[Probe]:
+    """Try every address of the first hosts, the hosts side by side; we ourselves and all behind us are not tried."""
+    hosts = decision.hosts[:MAX_HOSTS]
+    found = await asyncio.gather(*[_addresses(policy.host.name, resolver) for policy in hosts])
+    loops = [
+        policy.host.preference
+        for policy, addresses in zip(hosts, found, strict=True)
+        if policy.host.name.lower() in own.names or any(map(own.is_at, addresses or ()))
+    ]
+    nearer = min(loops, default=None)
     tried = await asyncio.gather(
-        *[_probe(policy, resolver, options) for policy in decision.hosts[:MAX_HOSTS]]
+        *[
+            _probe(policy, addresses, options)
+            if nearer is None or policy.host.preference < nearer
+            else _not_tried(policy, TlsProblem.ROUTE_LOOP)
+            for policy, addresses in zip(hosts, found, strict=True)
+        ]
     )
     return [probe for probes in tried for probe in probes]
 
 
-async def _probe(policy: HostPolicy, resolver: Resolver, options: RemoteOptions) -> list[Probe]:
+async def _probe(
+    policy: HostPolicy, addresses: Sequence[IpAddress] | None, options: RemoteOptions
+) -> list[Probe]:
+    if not addresses:
+        return await _not_tried(policy, None if addresses is None else TlsProblem.NO_ADDRESS)
     hoped = replace(policy, demand=Demand.PKIX, is_enforced=False, names=(policy.host.name,))
-    addresses = await _addresses(policy.host.name, resolver)
     return [assess(policy, facts, datetime.now(UTC)) for facts in await probe_host(hoped, addresses, options)]
 
 
-async def _addresses(host: str, resolver: Resolver) -> list[IpAddress]:
+async def _not_tried(policy: HostPolicy, problem: TlsProblem | None) -> list[Probe]:
+    """A host that there is no way to; `problem`: None where its addresses cannot be known now."""
+    detail = TLS_WORDS[problem].says if problem else "its addresses could not be looked up"
+    facts = SessionFacts(policy=policy, problem=problem, failure=DownstreamFailure.CONNECT, detail=detail)
+    return [Probe(policy=policy, facts=facts)]
+
+
+async def _addresses(host: str, resolver: Resolver) -> list[IpAddress] | None:
+    """None: DNS cannot tell now."""
     if host.startswith("["):
         content = host[1:-1]
         is_six = content.startswith("IPv6:")
         return [IPv6Address(content.removeprefix("IPv6:")) if is_six else IPv4Address(content)]
     outcomes = await asyncio.gather(resolver.query(host, RecordType.AAAA), resolver.query(host, RecordType.A))
-    return list(_of(outcome for outcome in outcomes if isinstance(outcome, Answer)))
+    found = list(_of(outcome for outcome in outcomes if isinstance(outcome, Answer)))
+    return found if found or not any(isinstance(outcome, Temporary) for outcome in outcomes) else None
 
 
 def _of(answers: Iterable[Answer]) -> Iterable[IpAddress]:
@@ -162,7 +220,7 @@ def _shown(der: bytes) -> Shown | None:
 def explain_probe(probe: Probe) -> Finding:
     """One address in words."""
     facts = probe.facts
-    where = f"  at {facts.address}"
+    where = f"  at {facts.address}" if facts.address else "  not tried"
     if facts.failure is not None:
         words = TLS_WORDS[facts.problem] if facts.problem else None
         return Finding(
@@ -206,10 +264,12 @@ def _session(probe: Probe) -> Iterable[str]:
 
 
 def probes_status(probes: Sequence[Probe]) -> int:
-    """Of what was tried: 0 all would do, 10 not all, 11 none."""
+    """Of what was tried: 0 all would do, 10 not all, 11 none, 12 nor ever will."""
     if not probes or all(probe.would_do and probe.facts.failure is None for probe in probes):
         return STATUS_PROTECTED
-    return STATUS_FLAWED if any(probe.would_do for probe in probes) else STATUS_WAITS
+    if any(probe.would_do for probe in probes):
+        return STATUS_FLAWED
+    return STATUS_NEVER if all(probe.facts.problem in _FINAL for probe in probes) else STATUS_WAITS
 
 
 def probe_object(probe: Probe) -> dict[str, object]:

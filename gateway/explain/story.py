@@ -15,7 +15,7 @@ from gateway.explain.problems import TLS_WORDS
 from gateway.mail.envelope import Listener
 from gateway.tlspolicy.model import TlsProblem
 from gateway.trace.model import Attempt, Trace
-from gateway.verdict import Disposition, RuleTried, Stage
+from gateway.verdict import Disposition, RuleTried, Shadow, Stage
 
 _REFUSALS: Final = frozenset({Disposition.REJECT, Disposition.DEFER})
 
@@ -172,6 +172,24 @@ def _headline(trace: Trace) -> str:
             said = "It ended before it was judged."
     if trace.intended is not None and trace.intended is not trace.disposition:
         said += f" The rule says {trace.intended}, but these rules only watch."
+    return said + _of_shadow(trace.shadow)
+
+
+def _of_shadow(shadow: Shadow | None) -> str:
+    """What would have become of it under the rules of `[policy] shadow`."""
+    if shadow is None:
+        return ""
+    match shadow.rule:
+        case "gateway.undecided":
+            return " No rule of the shadow file refuses it so early."
+        case "gateway.internal":
+            return " Judging it by the shadow file failed; the log says why."
+        case _:
+            said = f' The shadow file would {shadow.disposition} it, by the rule "{shadow.rule}".'
+    if shadow.refused_recipients:
+        said += (
+            f' It would refuse {shadow.refused_recipients} of its recipients, by "{shadow.recipients_rule}".'
+        )
     return said
 
 

@@ -13,7 +13,7 @@ from gateway.auth.results import Evidence, Signing
 from gateway.dns.budget import DnsQuestion
 from gateway.mail.envelope import IpAddress, Session, Tls
 from gateway.mail.reply import Reply
-from gateway.verdict import Disposition, RuleTried, Stage
+from gateway.verdict import Disposition, RuleTried, Shadow, Stage
 
 
 class Addressee(NamedTuple):
@@ -76,6 +76,7 @@ class Trace:
         judging_ms: how long the checks and rules took together.
         reply: the last word; None where only the mail server knows it: the milter let the message pass.
         disposition, intended, rule: the verdict's; None where it was refused before it was judged.
+        shadow: what the shadow rules would have done, where that is something else.
         mail_from: the reverse path; empty for the null path.
         more_recipients: how many there were besides `recipients`.
         author: who From says wrote it, or, where there is not exactly one, `author_fault`: why.
@@ -99,6 +100,7 @@ class Trace:
     disposition: Disposition | None = None
     intended: Disposition | None = None
     rule: str | None = None
+    shadow: Shadow | None = None
     queue_id: str | None = None
     message_id: str | None = None
     mail_from: str = ""

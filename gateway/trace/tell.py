@@ -83,6 +83,7 @@ def _trace(story: Story) -> Trace:
         disposition=verdict.disposition if verdict else None,
         intended=verdict.intended if verdict else None,
         rule=verdict.rule if verdict else None,
+        shadow=verdict.shadow if verdict else None,
         queue_id=envelope.queue_id,
         message_id=inquiry.message_id,
         mail_from=envelope.mail_from.text if envelope.mail_from else "",

@@ -1,6 +1,7 @@
 """`gateway tls --connect` against servers on loopback."""
 
 import asyncio
+import gc
 import hashlib
 import json
 import ssl
@@ -8,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,19 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from gateway.cli.tls_probe import Probe, explain_probe, probe_all, probe_object, probe_options, probes_status
+from gateway.cli.tls_probe import (
+    Ourselves,
+    Probe,
+    explain_probe,
+    probe_all,
+    probe_object,
+    probe_options,
+    probes_status,
+)
 from gateway.dns.resolver import Tlsa
 from gateway.dns.zone import ZoneResolver
 from gateway.explain import Tone
+from gateway.listeners.remote.connection import RemoteConnection
 from gateway.ops.config import OutboundTlsSettings
 from gateway.tlspolicy.dane import HostTlsa
 from gateway.tlspolicy.decide import Facts, derive
@@ -157,7 +168,33 @@ async def test_a_closed_port_and_a_host_without_an_address(ca_file: Path) -> Non
         pass
     (probed,) = await probe(decision(), port, ca_file)
     assert (explain_probe(probed).status, probed.would_do) == ("failed", False)
-    assert await probe(decision(host="absent.example.com"), port, ca_file) == []
+    (absent,) = await probe(decision(host="absent.example.com"), port, ca_file)
+    assert (explain_probe(absent).problem, absent.would_do) == (TlsProblem.NO_ADDRESS, False)
+    assert probes_status([probed]) == 11
+    assert probes_status([absent]) == 12  # the relay refuses it: nobody will ever take it
+    assert probes_status([absent, probed]) == 11
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        Ourselves(names=frozenset({NAME})),
+        Ourselves(networks=(ip_network("127.0.0.0/8"),)),
+    ],
+)
+async def test_we_ourselves_are_no_way_out(ca_file: Path, own: Ourselves) -> None:
+    options = probe_options(OutboundTlsSettings(ca_file=ca_file), None, 1)
+    (probed,) = await probe_all(decision(), ZONE, options, own)
+    assert explain_probe(probed).problem is TlsProblem.ROUTE_LOOP
+    assert probes_status([probed]) == 12
+
+
+async def test_nothing_is_left_half_closed(authority: trustme.CA, ca_file: Path) -> None:
+    server = RemoteServer(context=context_of(authority.issue_cert(NAME)))
+    async with serving(server) as port:
+        await probe(decision(), port, ca_file)
+        connections = [each for each in gc.get_objects() if isinstance(each, RemoteConnection)]
+        assert not [each for each in connections if each._transport is not None]
 
 
 async def test_the_command_tries_and_tells(authority: trustme.CA, ca_file: Path, tmp_path: Path) -> None:
@@ -171,7 +208,7 @@ async def test_the_command_tries_and_tells(authority: trustme.CA, ca_file: Path,
         config = tmp_path / "gateway.toml"
         config.write_text(
             'authserv_id = "mx.example.net"\n[outbound]\nlisten = ["127.0.0.1:10026"]\nclients = ["127.0.0.1"]\n'
-            f'remote_port = {port}\n[outbound_tls]\nmta_sts = false\nca_file = "{ca_file}"\n'
+            f'remote_port = {port}\nown_addresses = []\n[outbound_tls]\nmta_sts = false\nca_file = "{ca_file}"\n'
         )
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "gateway", "tls", "example.com", "--connect",

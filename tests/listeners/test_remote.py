@@ -66,7 +66,7 @@ async def test_an_address_that_does_not_answer_is_waited_for_only_a_moment(
     monkeypatch.setattr(session_module, "STAGGER_S", 0.01)
     options = RemoteOptions(ehlo_name="x.example", contexts=make_client_contexts())
     trying = asyncio.ensure_future(
-        session_module._connect_first([SIX, FOUR], options, session_module._NOBODY)
+        session_module._connect_first([SIX, FOUR], options, session_module._Leaving())
     )
     await settle(lambda: begun == [SIX, FOUR])
     trying.cancel()
@@ -150,7 +150,7 @@ def feed(connection: RemoteConnection, data: bytes, cut: int) -> None:
 
 async def answer_to(line: bytes, data: bytes, cut: int) -> tuple[Reply | None, bool, bool]:
     """What a connection makes of these bytes: the reply, whether there was more, whether it reads on."""
-    connection = RemoteConnection(session_module._NOBODY, "x.example")
+    connection = RemoteConnection(session_module._Leaving(), "x.example")
     transport = DeafTransport()
     connection.connection_made(transport)
     asked = connection.ask_starttls(0.01) if line else connection.ask(b"", 0.01)

@@ -26,6 +26,9 @@ from gateway.smtp.client import DownstreamFailure
 from gateway.smtp.ehlo import Capabilities, parse_capabilities
 from gateway.tlspolicy.model import Demand, HostPolicy, TlsProblem
 
+GOODBYE_S: Final = 1.0
+"""A server that was only looked at has so long to hear QUIT."""
+
 STAGGER_S: Final = 0.25  # RFC 8305 §5
 MAX_ADDRESSES: Final = 6
 """Of one host; more say that somebody wants us to knock at many doors."""
@@ -141,10 +144,11 @@ async def probe_host(
 ) -> list[SessionFacts]:
     """Try each of the host's addresses as a delivery would, send no mail, and say what happened there."""
     found: list[SessionFacts] = []
+    leaving = _Leaving()
     for address in interleaved(addresses):
-        opened = await open_host(policy, [address], options, _NOBODY, found.append)
+        opened = await open_host(policy, [address], options, leaving, found.append)
         if opened:
-            opened[0].quit()
+            await leaving.see_off(opened[0])
     return found
 
 
@@ -361,11 +365,26 @@ def _refused(step: str, reply: Reply) -> ConversationError:
     return ConversationError(failure, f"{step}: {reply}", reply)
 
 
-class _Nobody:
-    """Owner of connections that are not kept."""
+class _Leaving:
+    """Owner of connections that are not kept: whoever ends the loop next must not leave them half closed."""
+
+    def __init__(self) -> None:
+        self._gone = asyncio.Event()
 
     def forget(self, connection: object) -> None:
-        """Nothing to forget."""
+        """It is closed."""
+        del connection
+        self._gone.set()
 
-
-_NOBODY: Final = _Nobody()
+    async def see_off(self, connection: RemoteConnection) -> None:
+        """End it politely, and see that it has ended."""
+        self._gone.clear()
+        connection.quit()
+        for _ in range(2):  # the second time by force
+            try:
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._gone.wait()
+            except TimeoutError:
+                connection.close()
+            else:
+                return
