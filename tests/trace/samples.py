@@ -10,7 +10,7 @@ from gateway.dns.resolver import RecordType
 from gateway.mail.envelope import Listener, Session, Tls
 from gateway.mail.reply import Reply
 from gateway.trace.model import Addressee, Attempt, Heard, Trace
-from gateway.verdict import Disposition, RuleTried, Stage
+from gateway.verdict import Disposition, RuleTried, Shadow, Stage
 from tests.ops.evidence import FORGED
 
 AT = datetime(2026, 3, 14, 12, 0, 0, 123456, tzinfo=UTC)
@@ -63,6 +63,9 @@ def trace(identifier: str = "0f1e2d3c4b5a.1", **changes: object) -> Trace:
 
 EVERYTHING = trace(
     queue_id="4VxYz12345",
+    shadow=Shadow(
+        rule="pass", disposition=Disposition.ACCEPT, refused_recipients=1, recipients_rule="no-robots"
+    ),
     more_recipients=3,
     author_fault=None,
     added=("Authentication-Results",),
