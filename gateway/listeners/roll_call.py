@@ -25,6 +25,7 @@ ANSWER_S: Final = 1.0
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 _CALL: Final = b"?\n"
+_GONE: Final = (OSError, RuntimeError)  # uvloop raises the second where something is written to a closed transport
 _CREDENTIALS: Final = struct.Struct("3i")
 
 _log: Final = structlog.get_logger()
@@ -131,10 +132,10 @@ class Member:
             while await reader.readline() == _CALL:
                 writer.write(self._answer())
                 await writer.drain()
-        except OSError:
+        except _GONE:
             return
         finally:
-            with suppress(OSError, TimeoutError):
+            with suppress(*_GONE, TimeoutError):
                 writer.write(self._answer())
                 writer.close()
                 async with asyncio.timeout(ANSWER_S):  # nobody may be there to read it
@@ -201,7 +202,8 @@ class RollCall:
         links = tuple(self._links)
         for link in links:
             link.fresh.clear()
-            link.writer.write(_CALL)
+            with suppress(*_GONE):  # its end is being seen to
+                link.writer.write(_CALL)
         waiting = [asyncio.create_task(link.fresh.wait()) for link in links]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=ANSWER_S)
