@@ -25,7 +25,10 @@ ANSWER_S: Final = 1.0
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 _CALL: Final = b"?\n"
-_GONE: Final = (OSError, RuntimeError)  # uvloop raises the second where something is written to a closed transport
+_GONE: Final = (
+    OSError,
+    RuntimeError,
+)  # uvloop raises the second where something is written to a closed transport
 _CREDENTIALS: Final = struct.Struct("3i")
 
 _log: Final = structlog.get_logger()
