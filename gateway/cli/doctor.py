@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
+import structlog
+from rich.console import Console
 from rich.text import Text
 
 from gateway.cli.dns import facts_of
@@ -24,7 +23,7 @@ from gateway.cli.wiring import policy_fetcher, remote_port, validation_check
 from gateway.dns.stub import StubResolver
 from gateway.dns.zone import ZoneResolver
 from gateway.doctor.case import Session, Tools
-from gateway.doctor.codes import Severity
+from gateway.doctor.codes import Code, Severity
 from gateway.doctor.examine import examine
 from gateway.doctor.posture import Posture
 from gateway.doctor.report import Finding, Report, Section
@@ -62,7 +61,13 @@ _MARK: Final = {
 }
 _MAX_NAMES: Final = 3
 _MAX_SELECTORS: Final = 50
-_INDENT: Final = 4
+_LABEL_WIDTH: Final = max(map(len, Section)) + 2
+_PLURAL: Final = {
+    Severity.ERROR: "errors",
+    Severity.UNKNOWN: "unknown",
+    Severity.WARNING: "warnings",
+    Severity.NOTE: "notes",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +93,7 @@ def run_doctor(request: DoctorRequest) -> int:
     selectors = [_selector(text) for text in request.selectors[:_MAX_SELECTORS]]
     basis = basis_of(request.config, request.zone)
     resolver = resolver_of(basis.dns)
-    steps = len(Section)
-    with progress(domain, steps, quiet=request.as_json) as tick:
+    with progress(domain, len(Section), quiet=request.as_json) as tick:
         report = asyncio.run(
             _examine(domain, basis, resolver, selectors=selectors, connect=request.connect, tell=tick)
         )
@@ -130,7 +134,7 @@ async def _examine(
                 probe=probe,
                 port=remote_port(basis.outbound),
                 selectors=selectors,
-                facts=own_facts(basis.settings, domain) if basis.settings else None,
+                facts=_own_facts(basis.settings, domain, _to_stderr) if basis.settings else None,
                 tell=tell,
             ),
         )
@@ -140,18 +144,23 @@ async def _examine(
             await resolver.aclose()
 
 
-def own_facts(settings: Settings, domain: str) -> Facts | None:
-    """What our config knows of the domain, where it is one of ours; what it cannot read it says, and goes on without."""
+def _own_facts(settings: Settings, domain: str, complain: Callable[[str], None]) -> Facts | None:
+    """What our config knows of the domain, where it is one of ours; keys that cannot be read are no reason to look at nothing."""
     try:
         facts = facts_of(settings, domain)
     except (UsageFault, KeyDirectoryError) as error:
-        print(f"what the config knows of {domain} is left out: {error}", file=sys.stderr)
+        complain(f"what the config knows of {domain} is left out: {error}")
         return None
     return facts if facts.is_local or facts.keys else None
 
 
+def _to_stderr(fault: str) -> None:
+    print(fault, file=sys.stderr)
+
+
 def build_posture(settings: Settings, resolver: StubResolver | ZoneResolver, fetcher: Fetcher) -> Posture:
     """How our own domains stand, for the web page; nothing is connected to but their MTA-STS policy hosts."""
+    log = structlog.get_logger().bind()
 
     def tools(domain: str) -> Tools:
         return Tools(
@@ -159,7 +168,7 @@ def build_posture(settings: Settings, resolver: StubResolver | ZoneResolver, fet
             validation=validation_check(resolver),
             fetcher=fetcher,
             port=remote_port(settings.outbound),
-            facts=own_facts(settings, domain),
+            facts=_own_facts(settings, domain, lambda fault: log.warning("doctor.own-domain", fault=fault)),
         )
 
     return Posture(settings.local_domains, tools)
@@ -208,49 +217,47 @@ def _session(probe: Probe) -> Session:
 
 
 def show(report: Report, console: Console) -> None:
-    """The report, worst news in the first line; what is in order takes one line each."""
+    """The report, worst news in the first line; what is in order takes one line, and why something matters is said once."""
     console.print(_head(report))
+    explained: set[Code] = set()
     for section, findings in report.sections:
-        console.print(Text(f"\n{section}", "bold"))
+        label = f"{section:<{_LABEL_WIDTH}}"
         for one in findings:
-            console.print(_finding(one))
+            _print(console, Text(label, "bold"), _MARK[one.severity], _line(one))
+            label = " " * _LABEL_WIDTH
+            if one.severity is not Severity.OK and one.code not in explained:
+                explained.add(one.code)
+                _print(console, Text(label), " ", Text(f"{one.why} ({one.standard})", "dim"))
+            for published in one.publish:  # never broken: it is to be copied
+                console.print(Text(f"{label}  {published}", "cyan"), soft_wrap=True)
 
 
 def _head(report: Report) -> Text:
     counts = report.counts
     words = [
-        (f"{counts[severity]} {severity}{'s' if counts[severity] > 1 else ''}", _STYLE[severity])
+        Text(
+            f"{counts[severity]} {_PLURAL[severity] if counts[severity] > 1 else severity}", _STYLE[severity]
+        )
         for severity in (Severity.ERROR, Severity.UNKNOWN, Severity.WARNING, Severity.NOTE)
         if counts[severity]
     ]
-    head = Text.assemble((report.domain, "bold"), "  ")
-    head.append_text(Text(", ").join([Text(*word) for word in words]) if words else Text("in order", "green"))
+    head = Text.assemble((report.domain, "bold"), ": ", Text(", ").join(words or [Text("in order", "green")]))
     return head.append(f"  ({report.questions} DNS questions, {report.seconds:.1f} s)", "dim")
 
 
-def _finding(one: Finding) -> RenderableType:
-    """One line; and below it, where something is to be done, why, and what to publish."""
-    style = _STYLE[one.severity]
-    about = f"{one.about}: " if one.about else ""
-    line = Text.assemble(about, one.found)
-    if one.severity is Severity.OK:
-        return _marked(one.severity, line)
-    line.append(f"  {one.code}", style)
-    why = Padding(Text(f"{one.why} ({one.standard})", "dim"), (0, 0, 0, _INDENT))
-    records = [
-        Text(f"{' ' * _INDENT}{published}", "cyan", no_wrap=True, overflow="ignore")
-        for published in one.publish
-    ]
-    return Group(_marked(one.severity, line), why, *records)
+def _line(one: Finding) -> Text:
+    about = (f"{one.about}  ", "bold") if one.about else ""
+    code = "" if one.severity is Severity.OK else f"  {one.code}"
+    return Text.assemble(about, one.found, (code, _STYLE[one.severity]))
 
 
-def _marked(severity: Severity, line: Text) -> RenderableType:
-    """The line behind its mark; where it is long it goes on under its words."""
-    grid = Table.grid()
-    grid.add_column(width=_INDENT, no_wrap=True)
-    grid.add_column()
-    grid.add_row(Text(f"  {_MARK[severity]}", _STYLE[severity]), line)
-    return grid
+def _print(console: Console, label: Text, mark: str, text: Text) -> None:
+    """A line behind label and mark; on a terminal a long one goes on under its words."""
+    style = next((_STYLE[severity] for severity, each in _MARK.items() if each == mark), "")
+    lines = [text] if console.soft_wrap else text.wrap(console, max(console.width - _LABEL_WIDTH - 2, 20))
+    for line in lines:
+        console.print(Text.assemble(label, (mark, style), " ", line), soft_wrap=True)
+        label, mark = Text(" " * _LABEL_WIDTH), " "
 
 
 # For programs

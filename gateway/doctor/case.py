@@ -18,6 +18,9 @@ from gateway.tlspolicy.mta_sts.fetch import Fetcher
 
 TIMEOUT_S: Final = 20.0
 MAX_QUESTIONS: Final = 600
+MAX_PROPOSED_BYTES: Final = 1_024
+"""A record that is longer is not proposed anew with one word changed: its owner must look at it anyhow."""
+
 MAX_HOSTS: Final = 10
 """Mail servers that are looked at; the largest providers publish five."""
 

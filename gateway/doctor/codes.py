@@ -377,7 +377,7 @@ WORDS: Final = {
     Code.DANE_PARTIAL: Words(
         _WARNING,
         "An attacker leads mail to the server without TLSA records by keeping senders from the others.",
-        "RFC 7672 §2.1",
+        "RFC 7672 §2.2.1",
     ),
     Code.DANE_UNUSABLE: Words(
         _WARNING,

@@ -10,7 +10,7 @@ from gateway.auth.dmarc.report_to import AUTHORISATION, authorisation_name, want
 from gateway.auth.dmarc.walk import Absent, TreeWalk
 from gateway.auth.results import DmarcPolicy, DmarcRecord
 from gateway.dns.resolver import Answer, RecordType, Temporary
-from gateway.doctor.case import Case, unknown
+from gateway.doctor.case import MAX_PROPOSED_BYTES, Case, unknown
 from gateway.doctor.codes import Code
 from gateway.doctor.report import Finding, finding
 from gateway.publish.master_file import format_record
@@ -57,7 +57,9 @@ def _policy(case: Case, record: DmarcRecord, text: bytes) -> Iterator[Finding]:
     if not is_own:
         yield finding(Code.DMARC_INHERITED, f"{policy} by the record of {record.domain}", about=record.domain)
     if policy is DmarcPolicy.NONE:
-        stronger = _POLICY_NONE.sub(rb"\1quarantine", text) if is_own else text
+        stronger = (
+            _POLICY_NONE.sub(rb"\1quarantine", text) if is_own and len(text) <= MAX_PROPOSED_BYTES else text
+        )
         lines = format_record(f"_dmarc.{case.domain}. IN TXT", stronger) if stronger != text else ()
         yield finding(Code.DMARC_POLICY_NONE, shown, publish=tuple(lines))
     else:
@@ -94,7 +96,10 @@ async def _reports(case: Case, record: DmarcRecord, text: bytes, walk: TreeWalk)
             lines = tuple(format_record(owner, AUTHORISATION))
             found.append(
                 finding(
-                    Code.DMARC_REPORTS_UNAUTHORISED, f"{reader} does not say so", about=reader, publish=lines
+                    Code.DMARC_REPORTS_UNAUTHORISED,
+                    "does not say in its DNS that it wants them",
+                    about=reader,
+                    publish=lines,
                 )
             )
     return found

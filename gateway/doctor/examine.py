@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from gateway.dns.budget import BudgetedResolver
 from gateway.dns.resolver import Answer, Missing, NotFound, Outcome, RecordType, Temporary
 from gateway.dns.stub import Validation
-from gateway.doctor.case import Case, Tools, unknown
+from gateway.doctor.case import Case, Tools
 from gateway.doctor.codes import Code
 from gateway.doctor.dane import find_dane
 from gateway.doctor.dkim import examine_dkim
@@ -23,6 +23,7 @@ from gateway.doctor.spf import examine_spf
 from gateway.doctor.tlsrpt import examine_tlsrpt
 from gateway.doctor.transport import examine_transport
 from gateway.tlspolicy.decide import Facts, derive
+from gateway.tlspolicy.model import TlsProblem
 from gateway.tlspolicy.mx import find_route
 
 T = TypeVar("T")
@@ -86,11 +87,12 @@ async def _sections(domain: str, tools: Tools, resolver: BudgetedResolver) -> Se
         ours = tasks.create_task(_told(case, Section.OURS, examine_ours(case)))
     sts, about_sts = mta_sts.result()
     tlsa, about_dane = dane.result()
-    decision = derive(Facts(domain=domain, route=case.route, tlsa=tlsa, sts=sts))
+    unproven = None if arrival.validating is Validation.YES else TlsProblem.DANE_NOT_VALIDATING
+    decision = derive(Facts(domain=domain, route=case.route, tlsa=tlsa, sts=sts, dane_problem=unproven))
     tools.tell(Section.TRANSPORT)
     live = await _told(case, Section.CONNECT, examine_live(case, decision))
     return (
-        (Section.DOMAIN, (_dnssec(arrival),)),
+        (Section.DOMAIN, _dnssec(arrival)),
         (Section.MX, mx.result()),
         (Section.SPF, spf.result()),
         (Section.DKIM, dkim.result()),
@@ -134,16 +136,16 @@ def _end(domain: str, arrival: _Arrival) -> Finding | None:
     return None
 
 
-def _dnssec(arrival: _Arrival) -> Finding:
+def _dnssec(arrival: _Arrival) -> tuple[Finding, ...]:
     match arrival.mx:
         case Temporary():
-            return unknown("MX", arrival.mx)
+            return ()  # the mail servers' section says so
         case Answer(secure=True) | NotFound(secure=True):
-            return finding(Code.DNSSEC_SIGNED, "signed, and the resolver vouches for it (DNSSEC)")
+            return (finding(Code.DNSSEC_SIGNED, "signed, and the resolver vouches for it (DNSSEC)"),)
         case _ if arrival.validating is not Validation.YES:
-            return finding(Code.DNSSEC_NOT_CHECKED, "the resolver does not validate, or did not say")
+            return (finding(Code.DNSSEC_NOT_CHECKED, "the resolver does not validate, or did not say"),)
         case _:
-            return finding(Code.DNSSEC_UNSIGNED, "not signed (DNSSEC)")
+            return (finding(Code.DNSSEC_UNSIGNED, "not signed (DNSSEC)"),)
 
 
 async def _told(case: Case, section: Section, work: Coroutine[Any, Any, T]) -> T:

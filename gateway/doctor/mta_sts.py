@@ -49,9 +49,8 @@ def _missing(case: Case) -> Iterator[Finding]:
     lines = case.to_publish(Purpose.MTA_STS)
     settings = case.facts.settings.mta_sts
     if settings is not None:
-        policy = " ".join(f"{line};" for line in settings.policy.lines())
         where = f"https://{POLICY_HOST_LABEL}.{case.domain}{WELL_KNOWN_PATH}"
-        lines = (*lines, f"; and at {where}, one to a line: {policy}")
+        lines = (*lines, f"; and {where} says:", *(f";   {line}" for line in settings.policy.lines()))
     yield finding(Code.STS_MISSING, "no MTA-STS policy", publish=lines)
 
 

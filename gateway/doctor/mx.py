@@ -13,6 +13,7 @@ from gateway.doctor.codes import Code
 from gateway.doctor.report import Finding, finding
 from gateway.mail.envelope import IpAddress
 from gateway.publish.records import Purpose
+from gateway.tlspolicy import mx
 from gateway.tlspolicy.model import MxHost, NoRoute, TlsProblem
 
 MAX_ADDRESSES: Final = 6
@@ -66,7 +67,7 @@ def _records(case: Case, outcome: Outcome) -> Iterator[Finding]:
         yield finding(Code.MX_NULL_BESIDE, f"a null MX beside {len(exchanges) - 1} others")
     hosts = set(case.hosts)
     wrong = [name for name in exchanges if name and name not in hosts]
-    if wrong and len(hosts) < MAX_HOSTS:
+    if wrong and len(hosts) < mx.MAX_HOSTS:
         yield finding(Code.MX_NOT_A_HOST, f"no host name: {', '.join(wrong[:_SHOWN])}")
 
 

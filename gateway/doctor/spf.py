@@ -7,7 +7,7 @@ from typing import Final
 from gateway.auth.results import Problem
 from gateway.auth.spf.evaluation import MAX_LOOKUPS, MAX_VOID_LOOKUPS
 from gateway.auth.spf.survey import MAX_SURVEYED_LOOKUPS, SpfSurvey, SpfTerm, survey_record
-from gateway.doctor.case import Case
+from gateway.doctor.case import MAX_PROPOSED_BYTES, Case
 from gateway.doctor.codes import Code, Severity
 from gateway.doctor.report import Finding, finding
 from gateway.publish.master_file import format_record
@@ -98,10 +98,10 @@ def _voids(four: SpfSurvey, six: SpfSurvey) -> Iterator[Finding]:
     for family, survey in (("", four), (" for IPv6 clients", six)):
         names = survey.void_names
         if len(names) > MAX_VOID_LOOKUPS:
-            shown = ", ".join(names[:_SHOWN])
+            shown = ", ".join(list(dict.fromkeys(names))[:_SHOWN])
             yield finding(Code.SPF_TOO_MANY_VOID, f"{len(names)} lookups find nothing{family}: {shown}")
             return
-    if both := [name for name in four.void_names if name in six.void_names]:
+    if both := [name for name in dict.fromkeys(four.void_names) if name in six.void_names]:
         yield finding(Code.SPF_VOID, f"nothing stands at {', '.join(both)}")
 
 
@@ -126,9 +126,14 @@ def _openings(case: Case, survey: SpfSurvey) -> Iterator[Finding]:
 
 def _mended(case: Case, survey: SpfSurvey, term: SpfTerm | None) -> tuple[str, ...]:
     """The domain's own record with `~all` in place of the term, or at its end."""
-    if survey.record is None or (term is not None and term.domain != case.domain):
+    record = survey.record
+    if (
+        record is None
+        or len(record) > MAX_PROPOSED_BYTES
+        or (term is not None and term.domain != case.domain)
+    ):
         return ()
-    words = survey.record.decode("latin-1").split(" ")
+    words = record.decode("latin-1").split(" ")
     if term is not None:
         words = [word for word in words if word != term.text]
     return _line(case, " ".join([*filter(None, words), "~all"]).encode("latin-1"))

@@ -1,15 +1,29 @@
 """What all of it comes to: how a sender that honours what the domain publishes would deliver to it."""
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from gateway.doctor.codes import Code
 from gateway.doctor.report import Finding, finding
-from gateway.tlspolicy.model import Decision, NoRoute, TlsLevel
+from gateway.tlspolicy.model import Decision, NoRoute, TlsLevel, TlsProblem
+
+_PROVEN: Final = frozenset({TlsLevel.SECURE, TlsLevel.DANE_ONLY})
+_IN_DOUBT: Final = frozenset({TlsProblem.DANE_TLSA_DNS, TlsProblem.DANE_ADDRESS_DNS})
+
+
+def _is_in_doubt(decision: Decision) -> bool:
+    """Whether a lookup that failed could have said more; its own section tells of it."""
+    return (
+        decision.dane_problem is not None
+        or decision.sts.problem is TlsProblem.STS_DNS
+        or any(host.problem in _IN_DOUBT for host in decision.hosts)
+    )
 
 
 def examine_transport(decision: Decision) -> tuple[Finding, ...]:
-    """From the same derivation that our own relay goes by; nothing where no mail goes."""
+    """From the same derivation that our own relay goes by; nothing where no mail goes, or where not enough is known."""
     if isinstance(decision.route, NoRoute):
+        return ()
+    if decision.level not in _PROVEN and _is_in_doubt(decision):
         return ()
     match decision.level:
         case TlsLevel.MAY:

@@ -22,6 +22,7 @@ from gateway.publish.records import Purpose, Wanted, is_of_purpose, presentation
 from gateway.publish.wanted import Facts
 from gateway.tlspolicy.mta_sts.policy import Mode, Policy
 from gateway.tlspolicy.mta_sts.record import RecordError, parse_record
+from gateway.tlspolicy.tlsrpt_record import TlsrptRecordError, parse_tlsrpt_record
 
 _POSTMASTER = "postmaster"
 _MAX_SHOWN = 10
@@ -234,14 +235,18 @@ def _one_of_its_kind(wanted: Wanted, answer: Answer) -> _Opinion:
         return _Opinion(Status.DIFFERS, "there are several, so that all of them count for nothing")
     (found,) = standing
     if wanted.purpose is Purpose.TLSRPT:
-        if isinstance(found, bytes) and b"rua=" in found.replace(b" ", b""):
-            return _Opinion(
-                Status.OK, "" if found in wanted.records else "reports go where its owner wants them"
-            )
-        return _Opinion(Status.DIFFERS, "it has no rua=, so that nobody gets the reports")
+        return _tlsrpt(wanted, found)
     if found in wanted.records or _identifier(found) == _identifier(wanted.records[0]):
         return _Opinion(Status.OK)
     return _Opinion(Status.DIFFERS, "its id is of another policy: senders keep the old one until it changes")
+
+
+def _tlsrpt(wanted: Wanted, found: Record) -> _Opinion:
+    try:
+        parse_tlsrpt_record(found if isinstance(found, bytes) else b"")
+    except TlsrptRecordError as error:
+        return _Opinion(Status.DIFFERS, f"nobody gets the reports: it {error}")
+    return _Opinion(Status.OK, "" if found in wanted.records else "reports go where its owner wants them")
 
 
 def _identifier(record: Record) -> str | None:

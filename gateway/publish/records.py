@@ -8,6 +8,7 @@ from typing import Final, assert_never
 from gateway.auth.spf.record import is_spf_record
 from gateway.dns.resolver import Mx, Record, RecordType, Tlsa
 from gateway.tlspolicy.mta_sts.record import is_sts_record
+from gateway.tlspolicy.tlsrpt_record import is_tlsrpt_record
 
 MAX_STRING_BYTES: Final = 255  # RFC 1035 §3.3: a character-string
 _PRINTABLE: Final = range(0x20, 0x7F)
@@ -56,8 +57,8 @@ def is_of_purpose(purpose: Purpose, record: Record) -> bool:
             return isinstance(record, bytes) and record.lstrip().lower().startswith(b"v=dmarc1")
         case Purpose.MTA_STS:
             return isinstance(record, bytes) and is_sts_record(record)
-        case Purpose.TLSRPT:  # RFC 8460 §3
-            return isinstance(record, bytes) and record.replace(b" ", b"").startswith(b"v=TLSRPTv1;")
+        case Purpose.TLSRPT:
+            return isinstance(record, bytes) and is_tlsrpt_record(record)
         case Purpose.DKIM:
             return isinstance(record, bytes) and b"p=" in record
         case Purpose.MX | Purpose.TLSA | Purpose.MTA_STS_HOST:

@@ -148,7 +148,7 @@ CASES = [
         Status.OK,
         "its owner",
     ),
-    (Purpose.TLSRPT, '_smtp._tls.example.net. TXT "v=TLSRPTv1;"', Status.DIFFERS, "no rua="),
+    (Purpose.TLSRPT, '_smtp._tls.example.net. TXT "v=TLSRPTv1;"', Status.DIFFERS, "has no rua="),
     # TLSA
     (Purpose.TLSA, f"_25._tcp.mx.example.net. TLSA {OURS}", Status.MISSING, "keys to come"),
     (Purpose.TLSA, f"_25._tcp.mx.example.net. TLSA {COMING}", Status.DIFFERS, "will not deliver"),

@@ -77,7 +77,7 @@ class SpfSurvey:
         problem: why it cannot be used.
         fault: where.
         lookups: that a full evaluation costs; those of a record over `MAX_SURVEYED_LOOKUPS` are not counted on.
-        void_names: that were asked for and do not exist.
+        void_names: that were asked for and do not exist, once for each time.
         terms: in the order of evaluation.
         redirect: whether the domain's own record has one.
     """
@@ -133,7 +133,7 @@ class _Surveyor(Evaluation):
             problem=finding.problem,
             fault=self._fault,
             lookups=self.lookups,
-            void_names=tuple(dict.fromkeys(self._void_names)),
+            void_names=tuple(self._void_names),
             terms=tuple(self._terms),
             redirect=self._redirect,
         )
