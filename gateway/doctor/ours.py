@@ -7,10 +7,12 @@ from gateway.doctor.case import Case
 from gateway.doctor.codes import Code
 from gateway.doctor.report import Finding, finding, master_lines
 from gateway.publish.compare import Comparison, Status, compare
-from gateway.publish.records import OURS
+from gateway.publish.records import OURS, Purpose
 from gateway.publish.wanted import wanted_records
 
 _SHOWN: Final = 3
+_ONLY_OURS: Final = OURS - {Purpose.DKIM, Purpose.TLSRPT}
+"""Missing, too, these are told here; what else is missing the domain's own sections tell."""
 
 
 async def examine_ours(case: Case) -> tuple[Finding, ...]:
@@ -29,8 +31,8 @@ def _findings(comparisons: tuple[Comparison, ...]) -> Iterator[Finding]:
         match one.status:
             case Status.OK:
                 pass
-            case Status.MISSING if one.wanted.purpose not in OURS:
-                pass  # the domain's own section says so
+            case Status.MISSING if one.wanted.purpose not in _ONLY_OURS:
+                pass
             case Status.MISSING:
                 yield _finding(Code.OURS_MISSING, one)
             case Status.DIFFERS:
