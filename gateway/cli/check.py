@@ -19,7 +19,7 @@ from gateway.engine import Engine
 from gateway.explain import explain
 from gateway.mail.address import Mailbox, parse_domain, parse_mailbox, parse_path
 from gateway.mail.author import find_author
-from gateway.mail.envelope import Envelope, IpAddress, Listener, Recipient, Session
+from gateway.mail.envelope import Envelope, IpAddress, Listener, Recipient, Session, unmapped
 from gateway.mail.errors import ParseError
 from gateway.mail.message import Message
 from gateway.ops.config import ArcSettings, DkimSettings, DnsSettings, PolicySettings
@@ -171,12 +171,11 @@ def _client(text: str | None) -> IpAddress | None:
     if text is None:
         return None
     try:
-        address = ip_address(text)
+        return unmapped(ip_address(text))
     except ValueError:
         raise UsageFault(
             f"--ip {printable(text)}: is not an address; write 192.0.2.1 or 2001:db8::1"
         ) from None
-    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 
 
 def reverse_path(text: str | None, message: Message) -> Mailbox | None:

@@ -7,14 +7,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, assert_never, cast
 
 import structlog
 
 from gateway.listeners.downstream import DownstreamConnection
 from gateway.listeners.spool import MessageSpool
-from gateway.mail.envelope import IpAddress, Recipient, Tls
+from gateway.mail.envelope import IpAddress, Recipient, Tls, unmapped
 from gateway.mail.errors import ParseError
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
@@ -633,10 +633,9 @@ _INTERNAL: Final = Verdict(disposition=Disposition.DEFER, rule="gateway.internal
 def _peer_address(name: Any) -> IpAddress | None:
     """The client's address from its socket's name; None where it is gone already."""
     try:
-        address = ip_address(str(name[0]).partition("%")[0])
+        return unmapped(ip_address(str(name[0]).partition("%")[0]))
     except (TypeError, ValueError, IndexError):
         return None
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def _tls_of(transport: asyncio.BaseTransport) -> Tls:

@@ -10,6 +10,11 @@ from gateway.mail.address import Mailbox
 IpAddress = IPv4Address | IPv6Address
 
 
+def unmapped(address: IpAddress) -> IpAddress:
+    """`::ffff:192.0.2.1` is another spelling of 192.0.2.1 (RFC 4291 §2.5.5.2), and IPv4 to every check."""
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
 class Listener(StrEnum):
     """The door by which a message came in; the word is the log field and the metric label."""
 

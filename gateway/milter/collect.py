@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import Final
 
 from gateway.mail.address import Mailbox, parse_forward_path, parse_path
-from gateway.mail.envelope import Envelope, IpAddress, Listener, Recipient, Session, Tls
+from gateway.mail.envelope import Envelope, IpAddress, Listener, Recipient, Session, Tls, unmapped
 from gateway.mail.errors import ParseError
 from gateway.mail.message import Message
 from gateway.milter.spool import Spool
@@ -201,11 +201,9 @@ class Conversation:
 
 def _parse_ip(address: str | None) -> IpAddress:
     try:
-        parsed = ip_address(address or "")
+        return unmapped(ip_address(address or ""))
     except ValueError:
         return NO_ADDRESS
-    mapped = None if isinstance(parsed, IPv4Address) else parsed.ipv4_mapped
-    return mapped or parsed
 
 
 def _parse_params(arguments: Sequence[bytes]) -> Mapping[str, str | None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from gateway.mail.envelope import IpAddress
+from gateway.mail.envelope import IpAddress, unmapped
 from gateway.mail.errors import ParseError
 
 MAX_V1_BYTES: Final = 107  # §2.1, with its CRLF
@@ -86,7 +86,7 @@ def _parse_v1(data: bytes) -> ProxyHeader | None:
     address_type = IPv4Address if family == "TCP4" else IPv6Address
     try:
         address_type(destination)
-        return ProxyHeader(_plain(address_type(source)), size)
+        return ProxyHeader(unmapped(address_type(source)), size)
     except ValueError:
         raise ParseError(f"a bad address in a PROXY header: {line!r}") from None
 
@@ -109,9 +109,4 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
     if is_local or length is None:
         return ProxyHeader(None, size)
     source = data[_V2_HEADER_BYTES : _V2_HEADER_BYTES + length]
-    return ProxyHeader(_plain(IPv4Address(source) if length == 4 else IPv6Address(source)), size)  # noqa: PLR2004 - bytes of an IPv4 address
-
-
-def _plain(address: IpAddress) -> IpAddress:
-    """IPv4-mapped IPv6 addresses are IPv4 to every check."""
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+    return ProxyHeader(unmapped(IPv4Address(source) if length == 4 else IPv6Address(source)), size)  # noqa: PLR2004 - bytes of an IPv4 address

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-from gateway.mail.envelope import IpAddress, Session
+from gateway.mail.envelope import IpAddress, Session, unmapped
 from gateway.mail.errors import ParseError
 from gateway.smtp.xtext import decode_xtext, encode_xtext
 
@@ -84,11 +84,9 @@ def _read_address(value: str) -> IpAddress:
         address = ip_address(text)
     except ValueError:
         raise ParseError(f"not an address: {value[:80]!r}") from None
-    if isinstance(address, IPv6Address):
-        if address.scope_id is not None:
-            raise ParseError("an address with a scope")
-        return address.ipv4_mapped or address
-    return address
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise ParseError("an address with a scope")
+    return unmapped(address)
 
 
 def _read(value: str | None, form: re.Pattern[str]) -> str | None:

@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict, deque
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -19,7 +18,7 @@ from gateway.listeners.downstream import Borrower, DownstreamConnection
 from gateway.listeners.remote.connection import RemoteConnection
 from gateway.listeners.remote.places import Places
 from gateway.listeners.remote.session import RemoteOptions, SessionFacts
-from gateway.mail.envelope import IpAddress, Session
+from gateway.mail.envelope import IpAddress, Session, unmapped
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
 from gateway.smtp.effects import Destination
@@ -299,6 +298,6 @@ class RemotePool:
     # Whether a server is ourselves
 
     def is_ours(self, address: IpAddress) -> bool:
-        """Whether a mail server at this address is ourselves; `::ffff:127.0.0.1` is another spelling of 127.0.0.1 (RFC 4291)."""
-        plain = (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+        """Whether a mail server at this address is ourselves."""
+        plain = unmapped(address)
         return plain.is_unspecified or any(plain in network for network in self.limits.own_addresses)
