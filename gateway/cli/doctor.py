@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import structlog
 from rich.console import Console
 from rich.text import Text
 
-from gateway.cli.dns import facts_of
 from gateway.cli.errors import UsageFault
 from gateway.cli.keys import read_domain
+from gateway.cli.posture import own_facts
 from gateway.cli.progress import progress
 from gateway.cli.show import terminal
 from gateway.cli.tls import Basis, basis_of, resolver_of
@@ -25,16 +24,11 @@ from gateway.dns.zone import ZoneResolver
 from gateway.doctor.case import Session, Tools
 from gateway.doctor.codes import Code, Severity
 from gateway.doctor.examine import examine
-from gateway.doctor.posture import Posture
 from gateway.doctor.report import Finding, Report, Section
 from gateway.explain.problems import TLS_WORDS
-from gateway.keys.errors import KeyDirectoryError
-from gateway.ops.config import Settings
 from gateway.ops.config.values import is_domain
 from gateway.ops.text import printable
-from gateway.publish.wanted import Facts
 from gateway.tlspolicy.model import Decision
-from gateway.tlspolicy.mta_sts.fetch import Fetcher
 
 EXIT_STATUS: Final = {
     Severity.OK: 0,
@@ -134,7 +128,7 @@ async def _examine(
                 probe=probe,
                 port=remote_port(basis.outbound),
                 selectors=selectors,
-                facts=_own_facts(basis.settings, domain, _to_stderr) if basis.settings else None,
+                facts=own_facts(basis.settings, domain, _to_stderr) if basis.settings else None,
                 tell=tell,
             ),
         )
@@ -144,34 +138,8 @@ async def _examine(
             await resolver.aclose()
 
 
-def _own_facts(settings: Settings, domain: str, complain: Callable[[str], None]) -> Facts | None:
-    """What our config knows of the domain, where it is one of ours; keys that cannot be read are no reason to look at nothing."""
-    try:
-        facts = facts_of(settings, domain)
-    except (UsageFault, KeyDirectoryError) as error:
-        complain(f"what the config knows of {domain} is left out: {error}")
-        return None
-    return facts if facts.is_local or facts.keys else None
-
-
 def _to_stderr(fault: str) -> None:
     print(fault, file=sys.stderr)
-
-
-def build_posture(settings: Settings, resolver: StubResolver | ZoneResolver, fetcher: Fetcher) -> Posture:
-    """How our own domains stand, for the web page; nothing is connected to but their MTA-STS policy hosts."""
-    log = structlog.get_logger().bind()
-
-    def tools(domain: str) -> Tools:
-        return Tools(
-            resolver=resolver,
-            validation=validation_check(resolver),
-            fetcher=fetcher,
-            port=remote_port(settings.outbound),
-            facts=_own_facts(settings, domain, lambda fault: log.warning("doctor.own-domain", fault=fault)),
-        )
-
-    return Posture(settings.local_domains, tools)
 
 
 # Trying live

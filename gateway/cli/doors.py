@@ -2,13 +2,16 @@
 
 import asyncio
 import errno
+import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.cli.errors import UsageFault
-from gateway.dns.resolver import Resolver
+from gateway.cli.pages import Pages
+from gateway.dns.stub import StubResolver
+from gateway.dns.zone import ZoneResolver
 from gateway.engine import Engine
 from gateway.listeners.http import HttpListener, Readiness
 from gateway.listeners.milter import MilterListener, MilterSocket, MilterUnavailableError
@@ -31,6 +34,7 @@ from gateway.ops.config import (
     TlsPolicySettings,
 )
 from gateway.ops.health import Health
+from gateway.pages.site import Process
 from gateway.tlspolicy.decide import Decider
 from gateway.tlspolicy.model import TlsSession
 from gateway.trace.tell import Tracer
@@ -76,7 +80,7 @@ class Parts:
 
     settings: Settings
     engine: Engine
-    resolver: Resolver
+    resolver: StubResolver | ZoneResolver
     health: Health
     store: "Store | None"
     readiness: tuple[Callable[[], Readiness], ...]
@@ -390,15 +394,29 @@ def shown_place(where: tuple[str, int] | Path) -> str:
 
 
 def http_door(parts: Parts, http: HttpSettings) -> Door:
-    """Metrics and health."""
+    """Metrics, health and the pages."""
+
+    def here() -> tuple[Process, ...]:
+        return (Process(name="gateway", pid=os.getpid(), checks=tuple(ask() for ask in parts.readiness)),)
+
+    shown = Pages(parts.settings, http, parts.resolver, processes=here) if http.pages else None
     listener = HttpListener(
-        http, metrics=parts.health, readiness=parts.readiness, pages=policy_pages(parts.settings)
+        http,
+        metrics=parts.health,
+        readiness=parts.readiness,
+        pages=(*policy_pages(parts.settings), *([shown.site] if shown else ())),
     )
+
+    async def close() -> None:
+        await listener.close()
+        if shown is not None:
+            await shown.close()
+
     return Door(
         name="http",
         key="[http] listen",
         where=str(http.listen),
         start=listener.start,
         addresses=lambda: (str(HostPort(*where)) for where in listener.addresses),
-        close=listener.close,
+        close=close,
     )

@@ -18,7 +18,10 @@ import uvloop
 from gateway.auth.dkim.key_table import KeyTableError
 from gateway.cli.doors import Worker, cannot_open, open_milter_socket, policy_pages
 from gateway.cli.errors import UsageFault
+from gateway.cli.pages import Pages
 from gateway.cli.runtime import DRAIN_S, Inputs, Runtime, Source, changed_keys, not_taken_over
+from gateway.cli.wiring import build_resolver
+from gateway.dns.stub import StubResolver
 from gateway.listeners.http import HttpListener
 from gateway.listeners.roll_call import CallSocket, Member, RollCall, open_roll_call
 from gateway.ops.config import HostPort, Settings
@@ -26,6 +29,7 @@ from gateway.ops.config.faults import ConfigError
 from gateway.ops.log import set_up_logging, watch_log
 from gateway.ops.metrics import Metrics
 from gateway.ops.workers import RELOAD, RETIRE, STOP, Job, Ledger, Supervisor, say_ready
+from gateway.pages.site import Process
 from gateway.policy import RuleError
 
 RETIRE_S: Final = 600.0
@@ -228,7 +232,7 @@ async def _work(source: Source, inputs: Inputs, worker: Worker, caller: bytes, l
 
 
 async def _watch(settings: Settings, ledger: Ledger, roll_call: CallSocket, lifeline: int) -> int:
-    """The process that serves /metrics and health for all workers."""
+    """The process that serves metrics, health and the pages for all workers."""
     http = settings.http
     if http is None:
         raise AssertionError("nothing to serve")
@@ -242,12 +246,16 @@ async def _watch(settings: Settings, ledger: Ledger, roll_call: CallSocket, life
     own.supervised_by(ledger)
     watch_log(own.logged)
     caller = RollCall(roll_call, make_sum=lambda: Metrics(workers=0), own=own)
+    resolver = build_resolver(settings.dns)
+    shown = None
+    if http.pages:
+        shown = Pages(settings, http, resolver, processes=lambda: _processes(caller), refresh=caller.refresh)
     listener = HttpListener(
         http,
         metrics=caller,
         readiness=[caller.readiness],
         refresh=caller.refresh,
-        pages=policy_pages(settings),
+        pages=(*policy_pages(settings), *([shown.site] if shown else ())),
     )
     await caller.start()
     try:
@@ -259,8 +267,16 @@ async def _watch(settings: Settings, ledger: Ledger, roll_call: CallSocket, life
     say_ready()
     await stop.wait()
     await listener.close()
+    if shown is not None:
+        await shown.close()
+    if isinstance(resolver, StubResolver):
+        await resolver.aclose()
     await caller.close()
     return 0
+
+
+def _processes(caller: RollCall) -> list[Process]:
+    return [Process(name=f"worker {one.worker}", pid=one.pid, checks=one.checks) for one in caller.workers()]
 
 
 def _parent_lost(loop: asyncio.AbstractEventLoop, lifeline: int, stop: asyncio.Event) -> None:

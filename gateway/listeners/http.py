@@ -1,8 +1,8 @@
 """The door for machines of ours: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever restarts and routes.
 
 Alive and ready are two questions: `/healthz` answers as long as the loop turns (restart it if not), `/readyz` says whether
-mail should be sent here now. A web server in front may pass on requests for our MTA-STS policy. Nothing else is served, and
-nothing that a mail peer says is ever shown.
+mail should be sent here now. A web server in front may pass on requests for our MTA-STS policy. The operator's pages are
+mounted here (`gateway.pages`), behind a door of their own; here nothing that a mail peer says is ever shown.
 """
 
 import json
@@ -174,6 +174,7 @@ async def plain_errors(
 
 
 async def set_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """Nothing is kept by anybody, nothing is told of the server."""
-    response.headers.update(_HEADERS)
+    """Nothing is kept by anybody unless a page says so, nothing is told of the server."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
     response.headers.pop("Server", None)

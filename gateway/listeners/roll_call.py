@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypedDict
+from typing import Any, Final, NamedTuple, Protocol, TypedDict
 
 import structlog
 
@@ -34,6 +34,15 @@ _CREDENTIALS: Final = struct.Struct("3i")
 _log: Final = structlog.get_logger()
 
 CallSocket = socket.socket
+
+
+class WorkerState(NamedTuple):
+    """A worker, as it answered last."""
+
+    worker: int
+    pid: int
+    checks: tuple[Readiness, ...]
+
 
 Snapshot = dict[str, Any]
 """See `gateway.ops.metrics.Metrics.snapshot`."""
@@ -237,6 +246,13 @@ class RollCall:
                 ready.append(who)
         detail = "; ".join([f"{len(ready)} ready: {', '.join(ready)}", *missing])
         return Readiness("workers", bool(ready), detail)
+
+    def workers(self) -> list[WorkerState]:
+        """Each worker and how things stand with it; `refresh` before it."""
+        return sorted(
+            WorkerState(one["worker"], one["pid"], tuple(Readiness(*check) for check in one["readiness"]))
+            for one in self._answers()
+        )
 
     def _answers(self) -> list[Answer]:
         return [link.answer for link in self._links if link.answer is not None]

@@ -295,7 +295,7 @@ def test_the_example_loads_as_it_stands(tmp_path: Path) -> None:
 
 
 def test_every_default_in_the_example_is_the_default(tmp_path: Path) -> None:
-    files = "zone_file|seal_[a-z]+|ca_file"
+    files = "zone_file|seal_[a-z]+|ca_file|token"
     text = re.sub(rf"(?m)^({files}) = .*$", "", uncommented(example_config()))
     path = write(tmp_path, text)
     table = tomllib.loads(text)

@@ -29,6 +29,7 @@ from gateway.ops.config.models import (
     ArcSettings,
     DnsSettings,
     DnsUpdateSettings,
+    HttpSettings,
     KeysSettings,
     MtaStsSettings,
     OutboundTlsSettings,
@@ -37,6 +38,7 @@ from gateway.ops.config.models import (
     SigningSettings,
     TraceSettings,
 )
+from gateway.ops.config.values import is_token
 from gateway.policy import RuleError, load_rules
 from gateway.tlspolicy.mta_sts.own import POLICY_HOST_LABEL
 from gateway.tlspolicy.mta_sts.policy import Mode, matches
@@ -357,6 +359,33 @@ def load_hash_key(path: Path) -> bytes:
     if len(key) < _MIN_HASH_KEY_BYTES:
         raise ValueError(f"holds fewer than {_MIN_HASH_KEY_BYTES} bytes")
     return key
+
+
+def check_token(http: HttpSettings) -> Iterator[FileFault]:
+    """Whether the pages' token can be read, and is hard enough to guess."""
+    if http.token_file is None:
+        return
+    try:
+        load_token(http.token_file)
+    except OSError as error:
+        yield _unreadable("http", "token_file", error)
+    except ValueError as error:
+        remedy = f"make one: openssl rand -hex 24 > {http.token_file.name}"
+        yield FileFault(section="http", key="token_file", what=str(error), remedy=remedy)
+
+
+def load_token(path: Path) -> str:
+    """The token of `[http] token_file`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else.
+    """
+    with path.open("rb") as file:
+        token = file.read(_MAX_SECRET_BYTES).strip()
+    if not is_token(token.decode("latin-1")):
+        raise ValueError("holds no token: one line of 16 characters or more, without spaces")
+    return token.decode("ascii")
 
 
 def check_authorities(outbound_tls: OutboundTlsSettings) -> Iterator[FileFault]:

@@ -18,6 +18,7 @@ from gateway.ops.config.models import (
     ArcSettings,
     DnsSettings,
     DnsUpdateSettings,
+    HttpSettings,
     InboundSettings,
     KeysSettings,
     MtaStsSettings,
@@ -53,6 +54,7 @@ _WITH_FILES: Final[Sequence[tuple[str, type[Section], Callable[[Any], Iterable[f
     ("keys", KeysSettings, files.check_keys),
     ("dns_update", DnsUpdateSettings, files.check_update),
     ("trace", TraceSettings, files.check_hash_key),
+    ("http", HttpSettings, files.check_token),
 )
 """Sections that name other files, and who looks at them."""
 

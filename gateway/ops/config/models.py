@@ -41,6 +41,7 @@ from gateway.ops.config.values import (
     SomeListens,
     StoreUrl,
     TlsOverrides,
+    Token,
     UnixSocket,
     Workers,
     wrong,
@@ -654,12 +655,34 @@ class MilterSettings(Section):
 
 
 class HttpSettings(Section):
-    """Metrics and health, for machines of yours: bind it where strangers cannot reach it."""
+    """Metrics and health for machines of yours, and the pages for you: bind it where strangers cannot reach it."""
 
     listen: Listen = Field(
         default=HostPort("127.0.0.1", 9108),
-        description="/metrics, /healthz and /readyz; no log-in, no TLS: keep it on loopback or an inner network.",
+        description="/metrics, /healthz, /readyz (no log-in), the pages; no TLS: keep it on loopback or an inner net.",
     )
+    pages: Flag = Field(
+        default=True,
+        description="Pages for a browser: is mail flowing, why was this message refused. Without a token on loopback only.",
+    )
+    token: Token | None = Field(
+        default=None,
+        repr=False,
+        description="Who knows it sees the pages: by log-in, or as Authorization: Bearer. Better in a file: token_file.",
+        examples=["what openssl rand -hex 24 prints"],
+    )
+    token_file: FilePath | None = Field(
+        default=None,
+        description="A file with the token alone, readable by the gateway only: openssl rand -hex 24 > file.",
+        examples=["/etc/gateway/pages.token"],
+    )
+
+    @field_validator("token_file")
+    @classmethod
+    def _one_token(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and info.data.get("token") is not None:
+            raise wrong("there is a token, too", "keep one of token and token_file")
+        return file
 
 
 class PolicySettings(Section):

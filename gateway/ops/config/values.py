@@ -362,6 +362,23 @@ def _whole_list(given: object) -> object:
     return given
 
 
+MIN_TOKEN_CHARACTERS: Final = 16
+
+
+def is_token(text: str) -> bool:
+    """Whether it can be a token: long enough that guessing is hopeless, and fit for a header field."""
+    return len(text) >= MIN_TOKEN_CHARACTERS and text.isascii() and text.isprintable() and " " not in text
+
+
+def _parse_token(given: object) -> str:
+    if not isinstance(given, str) or not is_token(given):
+        raise wrong(
+            f"is no token: {MIN_TOKEN_CHARACTERS} or more ASCII characters without spaces",
+            "make one: openssl rand -hex 24",
+        )
+    return given
+
+
 _SQLITE: Final = "sqlite:///"
 
 TLS_OVERRIDES: Final = ("may", "encrypt", "secure", "dane-only", "refuse")
@@ -373,6 +390,7 @@ Bytes = Annotated[int, Field(strict=True, ge=1, le=2**40)]
 Flag = Annotated[bool, Field(strict=True)]
 GroupName = Annotated[str, AfterValidator(_parse_group)]
 SocketMode = Annotated[int, PlainValidator(_parse_mode)]
+Token = Annotated[str, PlainValidator(_parse_token)]
 Listen = Annotated[HostPort, PlainValidator(_parse_listen)]
 Connect = Annotated[HostPort, PlainValidator(_parse_connect)]
 Listens = Annotated[tuple[Listen, ...], BeforeValidator(_whole_list), Field(min_length=1, max_length=100)]
