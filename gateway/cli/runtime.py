@@ -245,6 +245,7 @@ class Runtime:
     def _watch_surroundings(self) -> None:
         """What is looked at beside the mail, for the metrics."""
         self._loop_watch.start()
+        self.health.readiness_from(self.readiness())
         self._tell_certificates()
         if self.settings.keys is not None:
             keys = KeyWatch(KeyDirectory(self.settings.keys.directory), rotation_schedule(self.settings.keys))

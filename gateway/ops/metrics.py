@@ -6,7 +6,7 @@ of time series grow. docs/metrics.md lists every metric; a test compares.
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -72,6 +72,15 @@ class StoreWriter(Protocol):
     def ended(self) -> Mapping[tuple[str, str], int]:
         """Rows by their table and what became of them."""
         ...
+
+
+class ReadyCheck(Protocol):
+    """One thing that must be in order before mail should come; see `gateway.listeners.http.Readiness`."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - the class says it; likewise below
+    @property
+    def ok(self) -> bool: ...  # noqa: D102
 
 
 class PolicySummary(Protocol):
@@ -294,6 +303,12 @@ class Metrics(Register):
         self._reload_at = gauge(
             "config_last_reload_success_timestamp_seconds",
             "Since when the config of the process that reads it least often is in force.",
+            merge=Merge.MIN,
+        )
+        self._ready = gauge(
+            "ready",
+            "1: in order, as /readyz has it; 0: in at least one process it is not.",
+            "check",
             merge=Merge.MIN,
         )
         self._workers = gauge("workers", "Processes that do the work.")
@@ -560,6 +575,17 @@ class Metrics(Register):
             }
             with self._lock:
                 self._keys.values = due
+
+        self.ask_at_scrape(ask)
+
+    def readiness_from(self, checks: Iterable[Callable[[], ReadyCheck]]) -> None:
+        """Ask at each scrape whether what we depend on is in order."""
+        asked = tuple(checks)
+
+        def ask() -> None:
+            found = [check() for check in asked]
+            with self._lock:
+                self._ready.values = {(one.name,): int(one.ok) for one in found}
 
         self.ask_at_scrape(ask)
 

@@ -160,7 +160,14 @@ def _workers() -> Iterable[Panel]:
                 legend="{{instance}} address space",
             ),
         ],
-        Look(unit=Unit.BYTES, width=8),
+        Look(unit=Unit.BYTES, width=6),
+    )
+    yield lines(
+        "Message bytes held",
+        "Content of messages on their way. Near `max_bytes_in_flight` new ones get 452: many large messages, or a slow mail server "
+        "behind us.",
+        [Query(expr=grouped("sum", select("gateway_bytes_in_flight"), "instance"), legend="{{instance}}")],
+        Look(unit=Unit.BYTES, width=6),
     )
     yield lines(
         "File descriptors",
@@ -175,7 +182,7 @@ def _workers() -> Iterable[Panel]:
                 legend="{{instance}}",
             )
         ],
-        Look(unit=Unit.SHARE, width=8, limits=Limits(warn=0.7, bad=0.9)),
+        Look(unit=Unit.SHARE, width=6, limits=Limits(warn=0.7, bad=0.9)),
     )
     yield lines(
         "Workers there, wanted and lost",
@@ -191,7 +198,7 @@ def _workers() -> Iterable[Panel]:
                 legend="lost",
             ),
         ],
-        Look(unit=Unit.COUNT, width=8, colors={"lost": RED}),
+        Look(unit=Unit.COUNT, width=6, colors={"lost": RED}),
     )
 
 

@@ -9,6 +9,7 @@ from grafana.dashboards.panels import (
     ANY_IS_BAD,
     ANY_IS_WORTH_A_LOOK,
     DISPOSITIONS,
+    GREEN,
     GREY,
     RED,
     Board,
@@ -60,12 +61,18 @@ def _service() -> Iterable[Panel]:
         ),
     )
     yield number(
-        "Workers missing",
-        "Processes that should do the work and do not. Above 0 for longer than a restart takes: look for `worker.lost` in the log.",
-        Query(
-            expr=f"{grouped('sum', select('gateway_workers_configured'))} - {grouped('sum', select('gateway_workers'))}"
+        "Ready",
+        "As `/readyz` says. `downstream`: the mail server behind us could not be used within the last half minute. `dns`: ten questions in "
+        "a row without an answer. `listeners`: it is being stopped. While it is not ready, a load balancer should send mail elsewhere.",
+        Query(expr=grouped("min", select("gateway_ready"), "check"), legend="{{check}}"),
+        Look(
+            unit=Unit.COUNT,
+            width=8,
+            height=_LOW,
+            limits=Limits(bad=1, low_is_bad=True),
+            words={0: ("no", RED), 1: ("yes", GREEN)},
+            none="not known",
         ),
-        Look(unit=Unit.COUNT, width=_SMALL, height=_LOW, limits=ANY_IS_BAD, page=Page.INTERNALS),
     )
     yield number(
         "Messages",
@@ -87,13 +94,6 @@ def _service() -> Iterable[Panel]:
         "the mail server behind us does not (below). Nothing is lost yet; senders try for days.",
         Query(expr=share(_MESSAGES, 'disposition="defer"', LISTENER)),
         Look(unit=Unit.SHARE, width=_SMALL, height=_LOW, limits=Limits(warn=0.05, bad=0.25)),
-    )
-    yield number(
-        "Bugs",
-        "Messages in the chosen time that met a bug of ours: they were deferred with 451, unless `[policy] on_error` says otherwise. "
-        "Each has a traceback in the log (`message.failed`): please report it.",
-        Query(expr=increase("gateway_internal_errors_total")),
-        Look(unit=Unit.COUNT, width=_SMALL, height=_LOW, limits=ANY_IS_BAD, page=Page.INTERNALS),
     )
 
 
@@ -149,16 +149,16 @@ def _health() -> Iterable[Panel]:
             width=_SMALL,
             height=_LOW,
             limits=Limits(bad=1, low_is_bad=True),
-            words={0: ("refused", RED), 1: ("in force", "green")},
+            words={0: ("refused", RED), 1: ("in force", GREEN)},
             page=Page.INTERNALS,
         ),
     )
     yield number(
-        "Bytes held",
-        "Content of messages on their way through all gateways. Near `max_bytes_in_flight`: new messages get 452. Many large "
-        "messages, or a slow mail server behind us.",
-        Query(expr=grouped("sum", select("gateway_bytes_in_flight"))),
-        Look(unit=Unit.BYTES, width=_SMALL, height=_LOW),
+        "Bugs",
+        "Messages in the chosen time that met a bug of ours: they were deferred with 451, unless `[policy] on_error` says otherwise. "
+        "Each has a traceback in the log (`message.failed`): please report it.",
+        Query(expr=increase("gateway_internal_errors_total")),
+        Look(unit=Unit.COUNT, width=_SMALL, height=_LOW, limits=ANY_IS_BAD, page=Page.INTERNALS),
     )
 
 

@@ -13,6 +13,7 @@ ROOT: Final = Path(__file__).parents[2]
 JSON_FOLDER: Final = ROOT / "grafana/json"
 RULES_FOLDER: Final = ROOT / "deploy/prometheus"
 _METRIC: Final = re.compile(r"\b(?:gateway|process)_[a-z0-9_]+")
+_SELECTOR: Final = re.compile(r"\b(?:up|(?:gateway|process)_[a-z0-9_]+)(?:\{[^}]*\})?")
 _LABEL_VALUES: Final = re.compile(r"label_values\((?P<selector>.+), (?P<label>\w+)\)")
 
 
@@ -21,7 +22,7 @@ class Question:
     """One PromQL expression.
 
     Attributes:
-        where: dashboard and panel, or the alert.
+        where: dashboard and panel, or alert and selector.
         expr: as it is written there, with Grafana's variables.
     """
 
@@ -58,13 +59,12 @@ def rule_files() -> list[Path]:
 
 
 def alert_questions() -> Iterator[Question]:
-    """Every alert's, and every recording rule's."""
+    """The series that each alert looks at. That it fires when it should is tested with made-up series, by promtool."""
     for path in rule_files():
         for group in yaml.safe_load(path.read_text())["groups"]:
             for rule in group["rules"]:
-                yield Question(
-                    where=f"{path.name}: {rule.get('alert', rule.get('record'))}", expr=rule["expr"]
-                )
+                for selector in dict.fromkeys(_SELECTOR.findall(rule["expr"])):
+                    yield Question(where=f"{rule['alert']}: {selector}", expr=selector)
 
 
 def all_questions() -> list[Question]:

@@ -129,7 +129,7 @@ def _example_zone() -> str:
 _ENFORCED: Final = ("sts.test", "stripped.test", "wrong.test")
 _ZONES: Final = {
     "example": _example_zone(),
-    "bed.test": '_dmarc TXT "v=DMARC1; p=none"\n',
+    "bed.test": '_dmarc TXT "v=DMARC1; p=reject"\n',
     "dane.test": mx(Server.GOOD) + tlsa(Server.GOOD, "3 1 1"),
     "sts.test": mx(Server.GOOD) + sts(),
     "stripped.test": mx(Server.PLAIN) + sts(),
@@ -139,6 +139,7 @@ _ZONES: Final = {
     "plain.test": mx(Server.PLAIN),
     "busy.test": mx(Server.BUSY),
     "null.test": "@ MX 0 .\n",
+    "bogus.test": mx(Server.GOOD),
 }
 _DESTINATIONS: Final = tuple(name for name in _ZONES if name not in {"example", "bed.test"})
 

@@ -1,5 +1,8 @@
+from functools import partial
+
 from gateway.dns.resolver import RecordType
 from gateway.dns.stub import DnsObservation
+from gateway.listeners.http import Readiness
 from gateway.ops.health import DNS_FAILURES, FAILURE_COUNTS_S, Health
 
 
@@ -52,3 +55,19 @@ def test_broken_zones_are_not_the_resolvers_fault() -> None:
     health = Health(Clock())
     ask(health, "servfail", times=100)
     assert health.dns_state()[0]
+
+
+def downstream_of(worker: Health) -> Readiness:
+    return Readiness("downstream", *worker.downstream_state())
+
+
+def test_what_is_not_ready_in_one_process_is_not_ready_in_the_sum() -> None:
+    total = Health(workers=0)
+    for failures in (0, 1):
+        worker = Health(lambda: 0.0)
+        worker.readiness_from([partial(downstream_of, worker)])
+        for _ in range(failures):
+            worker.downstream_failed("connect")
+        assert f'gateway_ready{{check="downstream"}} {1.0 - failures}' in worker.exposition("")[0].decode()
+        total.absorb(worker.snapshot(), alive=True)
+    assert 'gateway_ready{check="downstream"} 0.0' in total.exposition("")[0].decode()
