@@ -551,11 +551,11 @@ class Metrics(Register):
         """Take the store's counts from their owner, at each scrape: they are the whole truth of this process."""
 
         def ask() -> None:
-            counts = writer.counts
+            counts, ended = writer.counts, writer.ended
             with self._lock:
-                self._rows.values = {
-                    (table, outcome): count for (table, outcome), count in writer.ended.items()
-                }
+                self._rows.values = {(table, "dropped"): 0 for table, _ in ended}
+                for labels, count in ended.items():
+                    self._rows.values[labels] = count
                 self._rows_waiting.set(counts.waiting)
                 self._store_failures.set(counts.failures)
 

@@ -291,7 +291,7 @@ def _latency() -> Iterable[Panel]:
         "Seconds since a message came by each door. Longer than ever at this time of day: try it yourself from outside.",
         [
             Query(
-                expr=f"time() - max by (listener) (max_over_time(timestamp({changed})[1h:15s]))",
+                expr=f"time() - max by (listener) (max_over_time(timestamp({changed})[1h:]))",
                 legend="{{listener}}",
             )
         ],

@@ -335,7 +335,7 @@ class Board:
         self._board.link(
             dashboard.DashboardLink("Traces")
             .type(models.DashboardLinkType.LINK)
-            .url("${gateway_url}/trace")
+            .url("${gateway_url}/traces")
             .icon("bolt")
             .target_blank(True)  # noqa: FBT003
             .tooltip("Why one message was refused: the gateway's own page")

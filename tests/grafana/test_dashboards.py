@@ -90,7 +90,7 @@ def test_every_link_leads_somewhere(name: str) -> None:
     uids = {f"/d/{one['uid']}" for one in DASHBOARDS.values()}
     urls = [link["url"] for link in board["links"]]
     assert {url for url in urls if url.startswith("/d/")} == uids - {f"/d/{board['uid']}"}
-    assert "${gateway_url}/trace" in urls
+    assert "${gateway_url}/traces" in urls
     for panel in panels(name):
         assert {link["url"] for link in panel.get("links", ())} <= uids
 
@@ -158,7 +158,8 @@ def test_grafana_finds_source_and_dashboards_by_itself() -> None:
     provider = yaml.safe_load((folder / "dashboards/gateway.yaml").read_text())["providers"][0]
     compose = yaml.safe_load((ROOT / "deploy/compose/compose.yaml").read_text())["services"]
     assert source["type"] == "prometheus"
-    assert source["jsonData"]["exemplarTraceIdDestinations"][0]["name"] == "trace_id"
+    dot = source["jsonData"]["exemplarTraceIdDestinations"][0]
+    assert (dot["name"], dot["url"]) == ("trace_id", "$GATEWAY_URL/traces/$${__value.raw}")
     grafana = compose["grafana"]
     assert set(re.findall(r"\$([A-Z_]+)", str(source))) <= grafana["environment"].keys()
     assert f"../../grafana/json:{provider['options']['path']}:ro" in grafana["volumes"]

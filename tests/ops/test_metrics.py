@@ -143,6 +143,7 @@ def test_the_store_is_told_of_where_there_is_one() -> None:
     assert samples == {
         "gateway_store_rows_waiting{}": 3,
         "gateway_store_rows_total{outcome=written,table=tls_results}": 40,
+        "gateway_store_rows_total{outcome=dropped,table=tls_results}": 0,
         "gateway_store_rows_total{outcome=dropped,table=traces}": 5,
         "gateway_store_failures_total{}": 6,
     }
