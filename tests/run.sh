@@ -20,7 +20,7 @@ done
 
 # command:package, and files for what has no command
 wanted="postfix:postfix smtp-sink:postfix knotd:knot keymgr:knot unbound:unbound swaks:swaks dovecot:dovecot-core
-opendkim:opendkim opendkim-testmsg:opendkim-tools prometheus:prometheus promtool:prometheus cc:gcc valgrind:valgrind"
+opendkim:opendkim opendkim-testmsg:opendkim-tools prometheus:prometheus promtool:prometheus cc:gcc chromium:chromium npm:npm valgrind:valgrind"
 # The gateway's peers, and what stands around it, only where they are measured
 [ "${1:-}" != --bench ] || wanted="$wanted rspamd:rspamd opendmarc:opendmarc haproxy:haproxy"
 missing=""

@@ -27,6 +27,7 @@ def test_the_wheel_has_what_a_user_needs_and_no_more(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"gateway/policies/{name}.toml" for name in ("default", "monitor", "strict")} <= set(names)
     assert "gateway/py.typed" in names
+    assert {"gateway/pages/templates/base.html", "gateway/pages/static/pages.css"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "deploy/", "docs/"))]
 
 

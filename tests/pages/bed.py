@@ -232,8 +232,9 @@ class Bed:
 
 def write(path: Path, traces: Sequence[Trace]) -> None:
     engine = open_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        TraceRing(DEFAULT_RING).write(connection, [Kept.of(each) for each in traces])
+    if traces:
+        with engine.begin() as connection:
+            TraceRing(DEFAULT_RING).write(connection, [Kept.of(each) for each in traces])
     engine.dispose()
 
 
