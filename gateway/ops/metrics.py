@@ -555,7 +555,7 @@ class Metrics(Register):
             with self._lock:
                 self._rows.values = {(table, "dropped"): 0 for table, _ in ended}
                 for labels, count in ended.items():
-                    self._rows.values[labels] = count
+                    self._rows.set(count, labels)
                 self._rows_waiting.set(counts.waiting)
                 self._store_failures.set(counts.failures)
 
