@@ -20,9 +20,10 @@ done
 
 # command:package, and files for what has no command
 wanted="postfix:postfix smtp-sink:postfix knotd:knot keymgr:knot unbound:unbound swaks:swaks dovecot:dovecot-core
-opendkim:opendkim opendkim-testmsg:opendkim-tools prometheus:prometheus promtool:prometheus cc:gcc chromium:chromium npm:npm valgrind:valgrind"
+opendkim:opendkim opendkim-testmsg:opendkim-tools prometheus:prometheus promtool:prometheus cc:gcc chromium:chromium npm:npm valgrind:valgrind
+haproxy:haproxy"
 # The gateway's peers, and what stands around it, only where they are measured
-[ "${1:-}" != --bench ] || wanted="$wanted rspamd:rspamd opendmarc:opendmarc haproxy:haproxy"
+[ "${1:-}" != --bench ] || wanted="$wanted rspamd:rspamd opendmarc:opendmarc"
 missing=""
 PATH="$PATH:/usr/sbin:/sbin"
 for pair in $wanted; do

@@ -5,6 +5,7 @@ records, and one of sixteen keys. Every message differs from every other one. Th
 """
 
 import base64
+import random
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from tests.bench.mail import _body
 RECIPIENT: Final = "bob@example.net"
 KEYS: Final = 16
 SIGNED_AT: Final = 1_700_000_000
+_BOUNDARY: Final = "=_bench"
 
 
 class Signatures(StrEnum):
@@ -45,6 +47,7 @@ class Corpus:
     Attributes:
         signatures: how each is signed.
         repeat: how many times each kind of signature is there.
+        attachment: whether all but 3 KB of the body is a file in base64, as in most large mail, and not text.
         recipient: of all of them.
     """
 
@@ -53,6 +56,7 @@ class Corpus:
     messages: int = 300
     signatures: Signatures = Signatures.RSA
     repeat: int = 1
+    attachment: bool = False
     recipient: str = RECIPIENT
 
 
@@ -90,16 +94,27 @@ def _ed25519_keys() -> tuple[ed25519.Ed25519PrivateKey, ...]:
 
 
 @cache
-def _bodies(size: int) -> tuple[str, ...]:
+def _bodies(size: int, *, attachment: bool) -> tuple[str, ...]:
+    if attachment:
+        return tuple(_with_attachment(size - 1_300, number) for number in range(16))
     return tuple(_body(size - 1_300 + number) for number in range(16))
+
+
+def _with_attachment(size: int, number: int) -> str:
+    content = base64.b64encode(random.Random(number).randbytes((size - 3_500) * 3 // 4)).decode()
+    lines = "\r\n".join(content[at : at + 76] for at in range(0, len(content), 76))
+    return (
+        f"--{_BOUNDARY}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{_body(3_000 + number)}\r\n--{_BOUNDARY}\r\n"
+        f"Content-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\r\n{lines}\r\n--{_BOUNDARY}--\r\n"
+    )
 
 
 def messages(corpus: Corpus) -> Iterator[tuple[Sender, bytes]]:
     """Each message, as it is signed."""
-    bodies = _bodies(corpus.size)
+    bodies = _bodies(corpus.size, attachment=corpus.attachment)
     for number in range(corpus.messages):
         sender = Sender(number % corpus.domains)
-        raw = _unsigned(sender, number, bodies[number % len(bodies)], corpus.recipient)
+        raw = _unsigned(sender, number, bodies[number % len(bodies)], corpus)
         yield sender, _sign(raw, sender, corpus)
 
 
@@ -135,7 +150,9 @@ def write_zone(domains: int, path: Path) -> Path:
     return path
 
 
-def _unsigned(sender: Sender, number: int, body: str, recipient: str) -> bytes:
+def _unsigned(sender: Sender, number: int, body: str, corpus: Corpus) -> bytes:
+    recipient = corpus.recipient
+    kind = f'multipart/mixed; boundary="{_BOUNDARY}"' if corpus.attachment else "text/plain; charset=utf-8"
     helo, domain = sender.helo, sender.domain
     return (
         f"Received: from desk.{domain} (desk.{domain} [192.0.2.7])\r\n"
@@ -147,7 +164,7 @@ def _unsigned(sender: Sender, number: int, body: str, recipient: str) -> bytes:
         "Subject: Minutes of the meeting on Tuesday\r\n"
         f"Message-ID: <20261118110637.{number:06x}@{domain}>\r\n"
         "MIME-Version: 1.0\r\n"
-        "Content-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Type: {kind}\r\n"
         "Content-Transfer-Encoding: 7bit\r\n"
         f"\r\nThis is number {number}.\r\n{body}"
     ).encode()

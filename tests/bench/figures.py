@@ -97,6 +97,8 @@ def keep(name: str, figures: Mapping[tuple[str, str], Figures], text: str) -> No
         directory = Path(output)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / f"{name}.md").write_text(text + "\n")
+        if not figures:
+            return
         rows = [{"way": way, "sessions": sessions, **asdict(one)} for (way, sessions), one in figures.items()]
         (directory / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
 
