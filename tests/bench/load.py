@@ -1,6 +1,8 @@
 """What the load generator is to send, and what came of it. It is C, compiled here, so that it is never what limits a figure."""
 
+import atexit
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,6 +66,7 @@ def compiled(source: str, *options: str) -> Path:
 def _build_directory() -> Path:
     directory = Path(mkdtemp(prefix="gateway-bench-"))
     directory.chmod(0o755)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return directory
 
 
