@@ -145,16 +145,13 @@ class Engine:
 
     async def screen(self, stage: Stage, envelope: Envelope) -> Verdict | None:
         """Try the rules of an early stage; None where none refuses. An early accept only ends the early rules."""
-        started = time.perf_counter()
         notes = Notes(is_told=self.tells)
         verdict = await self._screen(stage, envelope, notes)
         if verdict is None:
             return None
         if self.observe_refusal is not None:
             self.observe_refusal(stage, envelope, verdict)
-        if self.tells:
-            return replace(verdict, inquiry=notes.inquiry(verdict, time.perf_counter() - started))
-        return verdict
+        return replace(verdict, inquiry=notes.inquiry(verdict.edits)) if self.tells else verdict
 
     async def _screen(self, stage: Stage, envelope: Envelope, notes: Notes) -> Verdict | None:
         rules = self.rules
@@ -166,9 +163,7 @@ class Engine:
             notes.resolver = self._budget()
             evidence = await self._connection_evidence(envelope, notes.resolver)
             case = Case(envelope=envelope, evidence=evidence)
-            facts = rules.find_facts(stage, case)
-            rule = rules.decide_facts(stage, facts)
-            notes.rules_tried(rules, stage, facts)
+            rule = notes.decide(rules, stage, case)
         except Exception:  # noqa: BLE001 - the one place where a bug ends; the message itself is judged later
             _log.exception("engine.failed", id=envelope.id, stage=stage)
             return None
@@ -184,11 +179,10 @@ class Engine:
 
     async def judge(self, envelope: Envelope, message: Message) -> Verdict:
         """Judge a whole message. Never raises for anything that is in it."""
-        started = time.perf_counter()
         author: Author | NoAuthor | None = None
-        notes = Notes(is_told=self.tells)
+        notes = Notes(is_told=self.tells, message=message)
         try:
-            author = find_author(message)
+            author = notes.author = find_author(message)
             if hides_results(message):
                 verdict = self._unreadable(envelope)
             else:
@@ -198,9 +192,9 @@ class Engine:
         except Exception:  # noqa: BLE001 - the one place where a bug ends (design: 451, or accept and say so)
             _log.exception("engine.failed", id=envelope.id, stage=Stage.MESSAGE)
             verdict = self._failed(envelope, message)
-        seconds = time.perf_counter() - started
-        if self.tells:
-            verdict = replace(verdict, inquiry=notes.inquiry(verdict, seconds, message, author))
+        if self.tells and verdict.inquiry is None:
+            verdict = replace(verdict, inquiry=notes.inquiry(verdict.edits))
+        seconds = notes.seconds
         if self._observe is not None:
             self._observe(
                 Judged(envelope=envelope, message=message, author=author, verdict=verdict, seconds=seconds)
@@ -224,9 +218,7 @@ class Engine:
             author=author,
             trusted_sealers=self._options.trusted_sealers,
         )
-        facts = rules.find_facts(Stage.MESSAGE, case)
-        rule = rules.decide_facts(Stage.MESSAGE, facts)
-        notes.rules_tried(rules, Stage.MESSAGE, facts)
+        rule = notes.decide(rules, Stage.MESSAGE, case)
         if rule is None:
             raise AssertionError("a rule set's last rule takes every message")
         applied = Disposition.ACCEPT if rules.mode is Mode.MONITOR else rule.disposition
@@ -250,6 +242,7 @@ class Engine:
             signing=signing,
             sealed=sealed,
             shadow=self._overshadow(Stage.MESSAGE, case, applied),
+            inquiry=notes.inquiry(edits),
         )
 
     def _overshadow(self, stage: Stage, case: Case, live: Disposition) -> Shadow | None:

@@ -1,16 +1,17 @@
 """What is written down on the way to a verdict, for whoever asks later why it came out so."""
 
-from collections.abc import Mapping
+import time
 from typing import TYPE_CHECKING, Final
 
-from gateway.mail.author import Author, NoAuthor
+from gateway.mail.edits import Edits
 from gateway.mail.message import Message
-from gateway.policy.facts import Fact
-from gateway.policy.rules import RuleSet
-from gateway.verdict import Inquiry, RuleTried, Stage, Verdict
+from gateway.policy.facts import Case, fact_words
+from gateway.policy.rules import Rule, RuleSet
+from gateway.verdict import Inquiry, RuleTried, Stage
 
 if TYPE_CHECKING:
     from gateway.dns.budget import BudgetedResolver
+    from gateway.mail.author import Author, NoAuthor
 
 MAX_MESSAGE_ID_BYTES: Final = 300
 _NAMELESS: Final = "(no field)"
@@ -19,42 +20,53 @@ _NAMELESS: Final = "(no field)"
 class Notes:
     """One message's; or one command's, before there is a message.
 
+    Args:
+        is_told: whether what is written down here will be read; if not, no trouble is taken.
+
     Attributes:
         resolver: who is asked for it; None where nothing has to be.
-        is_told: whether what is written down here will be read; if not, no trouble is taken.
+        message, author: as far as there are any.
     """
 
-    __slots__ = ("_facts", "_tried", "is_told", "resolver")
+    __slots__ = ("_facts", "_is_told", "_started", "_tried", "author", "message", "resolver")
 
-    def __init__(self, *, is_told: bool) -> None:
-        self.is_told = is_told
-        self.resolver: BudgetedResolver | None = None
+    def __init__(self, *, is_told: bool, message: Message | None = None) -> None:
+        self._is_told = is_told
+        self._started = time.perf_counter()
         self._tried: tuple[RuleTried, ...] = ()
-        self._facts: Mapping[str, str] = {}
+        self._facts: dict[str, str] = {}
+        self.resolver: BudgetedResolver | None = None
+        self.message = message
+        self.author: Author | NoAuthor | None = None
 
-    def rules_tried(self, rules: RuleSet, stage: Stage, facts: Mapping[str, Fact]) -> None:
-        """The rules of this stage were tried on these facts."""
-        if self.is_told:
-            self._tried, self._facts = rules.tried(stage, facts)
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.perf_counter() - self._started
 
-    def inquiry(
-        self,
-        verdict: Verdict,
-        seconds: float,
-        message: Message | None = None,
-        author: Author | NoAuthor | None = None,
-    ) -> Inquiry:
-        """All of it."""
-        resolver = self.resolver
+    def decide(self, rules: RuleSet, stage: Stage, case: Case) -> Rule | None:
+        """The rule that takes the case; which did not, and why, is written down."""
+        facts = rules.find_facts(stage, case)
+        if not self._is_told:
+            return rules.decide_facts(stage, facts)
+        rule, self._tried = rules.decide_and_tell(stage, facts)
+        self._facts = {key: fact_words(facts[key]) for key in {step.key for step in self._tried}}
+        return rule
+
+    def inquiry(self, edits: Edits) -> Inquiry | None:
+        """All of it; None where nobody reads it."""
+        if not self._is_told:
+            return None
+        resolver, message = self.resolver, self.message
         return Inquiry(
-            seconds=seconds,
-            author=author,
+            seconds=self.seconds,
+            author=self.author,
             message_id=_message_id(message) if message is not None else None,
-            questions=tuple(resolver.asked) if resolver is not None else (),
+            questions=resolver.asked if resolver is not None else (),
             is_remembered=resolver is not None and resolver.charged > 0,
             tried=self._tried,
             facts=self._facts,
-            removed=_removed(message, verdict) if message is not None and verdict.edits.remove else (),
+            removed=_removed(message, edits) if message is not None and edits.remove else (),
         )
 
 
@@ -67,8 +79,6 @@ def _message_id(message: Message) -> str | None:
     return value[:MAX_MESSAGE_ID_BYTES].decode("utf-8", "replace")
 
 
-def _removed(message: Message, verdict: Verdict) -> tuple[str, ...]:
+def _removed(message: Message, edits: Edits) -> tuple[str, ...]:
     fields = message.fields
-    return tuple(
-        fields[at].key.decode("ascii", "replace") or _NAMELESS for at in sorted(verdict.edits.remove)
-    )
+    return tuple(fields[at].key.decode("ascii", "replace") or _NAMELESS for at in sorted(edits.remove))

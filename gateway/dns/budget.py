@@ -88,7 +88,7 @@ class BudgetedResolver:
         outcome = self._peek(name, record_type) if self._peek is not None else None
         if outcome is None:
             outcome = await self._wait_for(name, record_type, self._deadline - start)
-        ms = (self._now() - start) * 1000
+        ms = round((self._now() - start) * 1000, 2)
         if outcome is _OVER_BUDGET:
             return self._refuse(name, record_type, ms)
         if self._known[key] is None:  # two checks may have waited for the same question

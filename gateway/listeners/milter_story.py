@@ -1,15 +1,14 @@
 """What a milter learns of one transaction, until it is over and can be told: the mail server keeps its own answers to itself."""
 
 from datetime import UTC, datetime
+from typing import Final
 
 from gateway.mail.envelope import Envelope, Recipient
 from gateway.mail.reply import Reply
-from gateway.trace.model import Addressee
 from gateway.trace.tell import Story, Tracer
 from gateway.verdict import Stage, Verdict
 
-MAX_ASKED = 100
-POSTMASTER = "Postmaster"
+MAX_ASKED: Final = 100
 
 
 class MilterStory:
@@ -26,7 +25,7 @@ class MilterStory:
         self._tracer = tracer
         self._envelope = envelope
         self._began = datetime.now(UTC)
-        self._asked: list[Addressee] = []
+        self._asked: list[tuple[Recipient, Reply | None]] = []
         self._more = 0
         self._stage: Stage | None = None
         self._reply: Reply | None = None
@@ -35,12 +34,12 @@ class MilterStory:
 
     def passed(self, recipient: Recipient) -> None:
         """We have nothing against this recipient."""
-        self._add(Addressee(_address(recipient)))
+        self._add(recipient, None)
 
     def refused(self, stage: Stage, envelope: Envelope, reply: Reply, verdict: Verdict | None) -> None:
         """We had a command refused."""
         for recipient in envelope.recipients:
-            self._add(Addressee(_address(recipient), reply.code, str(reply)[4:]))
+            self._add(recipient, reply)
         self._stage, self._reply, self._verdict = stage, reply, verdict
 
     def message(self, size: int) -> None:
@@ -66,18 +65,14 @@ class MilterStory:
                 received=self._began,
                 reply=self._reply,
                 verdict=self._verdict,
-                recipients=self._asked,
-                more_recipients=self._more,
+                asked=self._asked,
+                more_asked=self._more,
                 size=self._size,
             )
         )
 
-    def _add(self, addressee: Addressee) -> None:
+    def _add(self, recipient: Recipient, reply: Reply | None) -> None:
         if len(self._asked) < MAX_ASKED:
-            self._asked.append(addressee)
+            self._asked.append((recipient, reply))
         else:
             self._more += 1
-
-
-def _address(recipient: Recipient) -> str:
-    return recipient.mailbox.text if recipient.mailbox else POSTMASTER

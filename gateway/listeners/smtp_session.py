@@ -14,7 +14,7 @@ import structlog
 
 from gateway.listeners.downstream import DownstreamConnection
 from gateway.listeners.spool import MessageSpool
-from gateway.mail.envelope import IpAddress, Recipient, Tls, unmapped
+from gateway.mail.envelope import IpAddress, Tls, unmapped
 from gateway.mail.errors import ParseError
 from gateway.mail.reply import Reply
 from gateway.smtp import replies
@@ -43,7 +43,7 @@ from gateway.smtp.proxy_protocol import bytes_to_read, parse_proxy_header
 from gateway.smtp.settings import is_within
 from gateway.smtp.state import State
 from gateway.smtp.transaction import Spool, Transaction
-from gateway.trace.model import Addressee, Attempt, Heard
+from gateway.trace.model import Attempt
 from gateway.trace.tell import Story
 from gateway.verdict import Answered, Disposition, Stage, Verdict
 
@@ -68,7 +68,6 @@ OTHER_MECHANISM: Final = "other"
 """The metric label of mechanisms that are not relayed."""
 
 MAX_TROUBLE_CHARACTERS: Final = 200
-POSTMASTER: Final = "Postmaster"  # RFC 5321 §4.5.1: the one address that needs no domain
 
 _P = ParamSpec("_P")
 
@@ -598,7 +597,6 @@ class SmtpSession(asyncio.Protocol):
         tracer = self._listener.tracer
         if tracer is None:
             return
-        heard = transaction.heard
         content = transaction.content
         tracer.tell(
             Story(
@@ -607,10 +605,11 @@ class SmtpSession(asyncio.Protocol):
                 received=transaction.began,
                 reply=reply,
                 verdict=transaction.verdict if stage is Stage.MESSAGE else transaction.screened,
-                recipients=[_addressee(*each) for each in transaction.asked],
-                more_recipients=transaction.more_asked,
+                asked=transaction.asked,
+                more_asked=transaction.more_asked,
                 size=content.size if content is not None and stage is Stage.MESSAGE else None,
-                downstream=None if heard is None else Heard(reply=heard, ms=round(self._answer_s * 1_000, 2)),
+                heard=transaction.heard,
+                heard_s=self._answer_s,
                 downstream_failure=trouble,
                 attempts=self._attempts(transaction),
             )
@@ -620,11 +619,6 @@ class SmtpSession(asyncio.Protocol):
         """The relay's; see there."""
         del transaction
         return ()
-
-
-def _addressee(recipient: Recipient, reply: Reply) -> Addressee:
-    address = recipient.mailbox.text if recipient.mailbox else POSTMASTER
-    return Addressee(address, reply.code, "" if reply.is_positive else str(reply)[4:])
 
 
 _INTERNAL: Final = Verdict(disposition=Disposition.DEFER, rule="gateway.internal", reply=replies.INTERNAL)

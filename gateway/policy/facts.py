@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -118,6 +118,7 @@ MAX_WORDS: Final = 5
 """Of a list, in a trace; more say nothing that these do not."""
 
 
+@lru_cache(maxsize=1024)
 def fact_words(fact: Fact) -> str:
     """What was found, for people: as a rule file writes it; `nothing` where there is none."""
     match fact:

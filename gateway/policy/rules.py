@@ -3,10 +3,10 @@
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.mail.reply import Reply
-from gateway.policy.facts import KEYS, Case, Fact, Matcher, Selective, fact_words
+from gateway.policy.facts import KEYS, Case, Fact, Matcher, Selective
 from gateway.verdict import Disposition, RuleTried, Stage
 
 PLACEHOLDERS: Final = (
@@ -25,6 +25,10 @@ PLACEHOLDERS: Final = (
 
 FEW: Final = 32
 """So many rules are tried one by one; where more of a stage name addresses or networks, those are looked up."""
+
+
+MAX_TRIED: Final = 50
+"""Rules that a trace tells of."""
 
 
 class Mode(StrEnum):
@@ -99,30 +103,32 @@ class Rule:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """What a trace says of a rule that did not take a message: one for each condition that may not be met, one for its exception."""
+class _Steps(NamedTuple):
+    """A rule with what a trace says of it where it does not take a message."""
 
     rule: Rule
-    unmet: tuple[RuleTried, ...]
+    conditions: tuple[tuple[str, Matcher, RuleTried], ...]
     excepted: RuleTried | None
 
     @classmethod
     def of(cls, rule: Rule) -> "_Steps":
-        exception = None
+        excepted = None
         if rule.unless:
             wanted = " and ".join(f"{each.key} = {each.matches}" for each in rule.unless)
-            exception = RuleTried(rule.id, rule.unless[0].key, wanted, is_exception=True)
-        return cls(
-            rule, tuple(RuleTried(rule.id, each.key, str(each.matches)) for each in rule.when), exception
+            excepted = RuleTried(rule.id, rule.unless[0].key, wanted, is_exception=True)
+        conditions = tuple(
+            (each.key, each.matches, RuleTried(rule.id, each.key, str(each.matches))) for each in rule.when
         )
+        return cls(rule, conditions, excepted)
 
     def missed(self, facts: Mapping[str, Fact]) -> RuleTried | None:
-        """Why it did not take it; None where it did."""
-        for condition, step in zip(self.rule.when, self.unmet, strict=True):
-            if not condition.matches(facts[condition.key]):
+        """Why it does not take these facts; None where it does."""
+        for key, matches, step in self.conditions:
+            if not matches(facts[key]):
                 return step
-        return None if self.rule.matches(facts) else self.excepted
+        if self.excepted is None or self.rule.matches(facts):
+            return None
+        return self.excepted
 
 
 class _Index:
@@ -131,12 +137,12 @@ class _Index:
     A rule is filed under the first such condition of its `when`; one without any may take every case and is always tried.
     """
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[_Steps]) -> None:
         self._rules = rules
         self._always: list[int] = []
         self._filed: dict[tuple[str, type[Selective]], dict[Hashable, list[int]]] = {}
-        for place, rule in enumerate(rules):
-            for condition in rule.when:
+        for place, steps in enumerate(rules):
+            for condition in steps.rule.when:
                 matches = condition.matches
                 if isinstance(matches, Selective):
                     by_word = self._filed.setdefault((condition.key, type(matches)), {})
@@ -146,7 +152,7 @@ class _Index:
             else:
                 self._always.append(place)
 
-    def candidates(self, facts: Mapping[str, Fact]) -> Iterable[Rule]:
+    def candidates(self, facts: Mapping[str, Fact]) -> Iterable[_Steps]:
         """In their order, all rules that can take a case with these facts, and some that will not."""
         places = set(self._always)
         for (key, kind), by_word in self._filed.items():
@@ -167,9 +173,8 @@ class RuleSet:
     name: str
     mode: Mode
     rules: tuple[Rule, ...]
-    _by_stage: Mapping[Stage, tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
+    _by_stage: Mapping[Stage, tuple[_Steps, ...]] = field(init=False, repr=False, compare=False)
     _keys: Mapping[Stage, tuple[str, ...]] = field(init=False, repr=False, compare=False)
-    _steps: Mapping[Stage, tuple[_Steps, ...]] = field(init=False, repr=False, compare=False)
     _indexes: Mapping[Stage, _Index] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -178,11 +183,10 @@ class RuleSet:
             stage: tuple(dict.fromkeys(c.key for rule in rules for c in (*rule.when, *rule.unless)))
             for stage, rules in by_stage.items()
         }
-        object.__setattr__(self, "_by_stage", by_stage)
-        object.__setattr__(self, "_keys", keys)
         steps = {stage: tuple(map(_Steps.of, rules)) for stage, rules in by_stage.items()}
-        object.__setattr__(self, "_steps", steps)
-        indexes = {stage: _Index(rules) for stage, rules in by_stage.items() if len(rules) > FEW}
+        object.__setattr__(self, "_by_stage", steps)
+        object.__setattr__(self, "_keys", keys)
+        indexes = {stage: _Index(rules) for stage, rules in steps.items() if len(rules) > FEW}
         object.__setattr__(self, "_indexes", indexes)
 
     def asks(self, stage: Stage) -> bool:
@@ -203,19 +207,23 @@ class RuleSet:
 
     def decide_facts(self, stage: Stage, facts: Mapping[str, Fact]) -> Rule | None:
         """The same for facts that were found already; every key of `keys(stage)` must be there."""
-        index = self._indexes.get(stage)
-        rules = index.candidates(facts) if index else self._by_stage[stage]
-        return next((rule for rule in rules if rule.matches(facts)), None)
+        return next((each.rule for each in self._candidates(stage, facts) if each.rule.matches(facts)), None)
 
-    def tried(self, stage: Stage, facts: Mapping[str, Fact]) -> tuple[tuple[RuleTried, ...], dict[str, str]]:
-        """The rules before the one that takes these facts, each with what it missed; and what was found there, in words."""
-        steps: list[RuleTried] = []
-        for each in self._steps[stage]:
-            step = each.missed(facts)
-            if step is None:
-                break
-            steps.append(step)
-        return tuple(steps), {key: fact_words(facts[key]) for key in {step.key for step in steps}}
+    def decide_and_tell(
+        self, stage: Stage, facts: Mapping[str, Fact]
+    ) -> tuple[Rule | None, tuple[RuleTried, ...]]:
+        """`decide_facts`, and what the rules before that one missed: the last `MAX_TRIED`; of many rules only those that could fit."""
+        tried: list[RuleTried] = []
+        for steps in self._candidates(stage, facts):
+            missed = steps.missed(facts)
+            if missed is None:
+                return steps.rule, tuple(tried[-MAX_TRIED:])
+            tried.append(missed)
+        return None, tuple(tried[-MAX_TRIED:])
+
+    def _candidates(self, stage: Stage, facts: Mapping[str, Fact]) -> Iterable[_Steps]:
+        index = self._indexes.get(stage)
+        return index.candidates(facts) if index else self._by_stage[stage]
 
     def failed_examples(self) -> list[str]:
         """Each example that does not hold, in words."""

@@ -90,7 +90,7 @@ class Store:
         self.writer.add(TLS_RESULTS, session_row(session))
 
     def keep(self, trace: Trace) -> None:
-        """Take a message's trace; never waits, never raises."""
+        """Take a message's trace; never waits."""
         self.writer.put(self._ring, Kept.of(trace))
 
     async def read(self, work: Callable[[], _T]) -> _T:

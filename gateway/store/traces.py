@@ -5,11 +5,13 @@ all a matter of keys. Searching reads the narrow table from its newest row on; t
 messages, and an index on each column would cost every one of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Self
+from functools import lru_cache
+from itertools import chain
+from typing import Final, NamedTuple, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -17,10 +19,10 @@ from sqlalchemy import (
     Engine,
     Row,
     Select,
+    Table,
     and_,
     delete,
     func,
-    insert,
     or_,
     select,
     update,
@@ -31,13 +33,12 @@ from gateway.mail.envelope import Listener
 from gateway.store.engine import explain
 from gateway.store.tables import (
     MAX_ID_CHARACTERS,
-    MAX_WORD_CHARACTERS,
     TRACE_DOCUMENTS,
     TRACE_RING,
     TRACES,
 )
 from gateway.trace.addresses import AddressHider
-from gateway.trace.document import read_document, write_document
+from gateway.trace.document import address_words, read_document, write_document
 from gateway.trace.model import Trace
 from gateway.verdict import Disposition
 
@@ -50,6 +51,10 @@ MAX_RECIPIENTS_CHARACTERS: Final = 16_000
 _RING: Final = "traces"
 _TRIM_EXTRA: Final = 200
 """So many more rows go than have come, where the ring holds too many: after `keep` was made smaller."""
+
+_ROWS_AT_ONCE: Final = 50
+"""SQLite before 3.32 takes 999 values in a statement."""
+_MOMENT_CHARACTERS: Final = len("2026-03-14 12:00:00.123456")
 
 _columns: Final = TRACES.c
 
@@ -112,17 +117,17 @@ class TraceLine:
     size: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A trace as the two tables have it, all but the key."""
+class Kept(NamedTuple):
+    """A trace as the two tables have it, all but the key; `columns` are those from `id` on."""
 
-    row: dict[str, object]
+    at: datetime
+    columns: tuple[object, ...]
     document: str
 
     @classmethod
-    def of(cls, trace: Trace) -> Self:
+    def of(cls, trace: Trace) -> "Kept":
         """Make it."""
-        return cls(_row(trace), write_document(trace).decode())
+        return cls(trace.answered, _row(trace), write_document(trace).decode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,16 +152,10 @@ class TraceRing:
     def write(self, connection: Connection, items: Sequence[object]) -> None:
         """Put these in at the end, and let as many go at the beginning."""
         last = _take_keys(connection, len(items))
-        first = last - len(items) + 1
-        rows: list[dict[str, object]] = []
-        documents: list[dict[str, object]] = []
-        for key, item in enumerate(items, first):
-            if not isinstance(item, Kept):
-                raise TypeError(item)
-            rows.append({"key": key, **item.row})
-            documents.append({"key": key, "document": item.document})
-        connection.execute(insert(TRACES), rows)
-        connection.execute(insert(TRACE_DOCUMENTS), documents)
+        kept = list(enumerate(cast("Sequence[Kept]", items), last - len(items) + 1))
+        moment = _moment_for(connection)
+        _insert(connection, TRACES, [(key, moment(one.at), *one.columns) for key, one in kept])
+        _insert(connection, TRACE_DOCUMENTS, [(key, one.document) for key, one in kept])
         self._trim(connection, last - self._ring.keep, len(items) + _TRIM_EXTRA)
 
     def clean(self, connection: Connection, rows: int) -> int:
@@ -177,6 +176,33 @@ class TraceRing:
     def _delete(self, connection: Connection, until: int) -> int:
         connection.execute(delete(TRACE_DOCUMENTS).where(TRACE_DOCUMENTS.c.key <= until))
         return connection.execute(delete(TRACES).where(_columns.key <= until)).rowcount
+
+
+def _insert(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]) -> None:
+    """Many rows in one statement: each statement is one more time that the thread gives up Python and waits to have it back."""
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[start : start + _ROWS_AT_ONCE]
+        values = tuple(chain.from_iterable(some))
+        connection.exec_driver_sql(
+            _insert_text(table.name, len(some), len(some[0]), _mark(connection)), values
+        )
+
+
+@lru_cache(maxsize=2 * _ROWS_AT_ONCE)
+def _insert_text(table: str, rows: int, columns: int, mark: str) -> str:
+    row = f"({', '.join([mark] * columns)})"
+    return f"INSERT INTO {table} VALUES {', '.join([row] * rows)}"  # noqa: S608 - our own table
+
+
+def _mark(connection: Connection) -> str:
+    return "?" if connection.dialect.name == "sqlite" else "%s"
+
+
+def _moment_for(connection: Connection) -> Callable[[datetime], object]:
+    """A UTC time as the database's own program takes it; `Moment` does the same for statements of SQLAlchemy's."""
+    if connection.dialect.name != "sqlite":
+        return lambda moment: moment
+    return lambda moment: moment.isoformat(" ", "microseconds")[:_MOMENT_CHARACTERS]
 
 
 def _take_keys(connection: Connection, count: int) -> int:
@@ -313,24 +339,24 @@ class Traces:
         return (self._hider.address(address) if self._hider else address).lower()
 
 
-def _row(trace: Trace) -> dict[str, object]:
-    """All but the key."""
-    return {
-        "at": trace.answered,
-        "id": trace.id[:MAX_ID_CHARACTERS],
-        "queue_id": _fit(trace.queue_id),
-        "message_id": _fit(_bare(trace.message_id)) if trace.message_id else None,
-        "listener": trace.session.listener.value[:MAX_WORD_CHARACTERS],
-        "client": str(trace.session.client_ip),
-        "sender": _fit(trace.mail_from.lower()),
-        "recipients": _recipients(trace),
-        "author": _fit(trace.author and trace.author.lower()),
-        "author_domain": _fit(trace.author_domain),
-        "disposition": trace.disposition and trace.disposition.value,
-        "rule": _fit(trace.rule),
-        "code": trace.reply.code if trace.reply else None,
-        "size": trace.size,
-    }
+def _row(trace: Trace) -> tuple[object, ...]:
+    """The columns of `TRACES` in their order, from `id` on."""
+    session = trace.session
+    return (
+        trace.id[:MAX_ID_CHARACTERS],
+        _fit(trace.queue_id),
+        _fit(_bare(trace.message_id)) if trace.message_id else None,
+        session.listener.value,
+        address_words(session.client_ip),
+        _fit(trace.mail_from.lower()),
+        _recipients(trace),
+        _fit(trace.author.lower()) if trace.author else None,
+        _fit(trace.author_domain),
+        trace.disposition.value if trace.disposition else None,
+        _fit(trace.rule),
+        trace.reply.code if trace.reply else None,
+        trace.size,
+    )
 
 
 def _recipients(trace: Trace) -> str:

@@ -36,6 +36,7 @@ class WriterLimits:
 
     Attributes:
         max_rows: rows that may wait; then the oldest is dropped for each new one.
+        max_items: where so many wait, nothing more is `put`: rows that are added matter more.
         batch_rows: rows of one transaction.
         gather_s: how long a row may wait for company.
         retry_s, max_retry_s: the first and the longest pause after a failure.
@@ -43,6 +44,7 @@ class WriterLimits:
     """
 
     max_rows: int = 20_000
+    max_items: int = 10_000
     batch_rows: int = 500
     gather_s: float = 0.5
     retry_s: float = 0.5
@@ -140,9 +142,9 @@ class Writer:
             self._append(table, row)
 
     def put(self, sink: Sink, item: object) -> None:
-        """Take an item as `add` takes a row; where half the room is taken already, it gives way to rows that matter more."""
+        """Take an item as `add` takes a row; where some room is taken already, it gives way to rows that matter more."""
         with self._changed:
-            if len(self._rows) * 2 >= self._limits.max_rows:
+            if len(self._rows) >= self._limits.max_items:
                 self._drop((sink, item))
             else:
                 self._append(sink, item)

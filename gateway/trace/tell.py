@@ -4,7 +4,7 @@ It runs once for each message, so it copies little: results, replies and the ses
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,7 +12,7 @@ import structlog
 
 from gateway.auth.results import ArcResult, Evidence
 from gateway.mail.author import Author, NoAuthor
-from gateway.mail.envelope import Envelope
+from gateway.mail.envelope import Envelope, Recipient
 from gateway.mail.reply import Reply
 from gateway.trace.addresses import AddressHider
 from gateway.trace.model import Addressee, Attempt, Heard, Trace
@@ -25,25 +25,38 @@ _ADDRESS_FACTS: Final = frozenset({"mail_from", "recipient", "author"})
 _HIDDEN: Final = "(hidden)"
 _NO_INQUIRY: Final = Inquiry(seconds=0.0)
 _NOTHING: Final = Evidence()
+_POSTMASTER: Final = "Postmaster"  # RFC 5321 §4.5.1: the one address that needs no domain
 
 _log: Final = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True, kw_only=True)
 class Story:
-    """A transaction that is over, as its listener tells it; the verdict brings what the engine knows."""
+    """A transaction that is over, as its listener tells it; the verdict brings what the engine knows.
+
+    Attributes:
+        asked: recipients, and what the client heard of each; None: nobody told us.
+        more_asked: how many there were besides.
+        heard: downstream's reply to the content, after `heard_s`.
+    """
 
     envelope: Envelope
     stage: Stage
     received: datetime
     reply: Reply | None
     verdict: Verdict | None = None
-    recipients: Sequence[Addressee] = ()
-    more_recipients: int = 0
+    asked: Sequence[tuple[Recipient, Reply | None]] = ()
+    more_asked: int = 0
     size: int | None = None
-    downstream: Heard | None = None
+    heard: Reply | None = None
+    heard_s: float = 0.0
     downstream_failure: str | None = None
     attempts: Sequence[Attempt] = ()
+    answered: datetime = field(default_factory=_now)
 
 
 class Tracer:
@@ -71,13 +84,14 @@ def _trace(story: Story) -> Trace:
     envelope, verdict = story.envelope, story.verdict
     inquiry = (verdict.inquiry if verdict else None) or _NO_INQUIRY
     author = inquiry.author
-    recipients = story.recipients
+    heard = story.heard
+    asked = story.asked[:MAX_RECIPIENTS]
     return Trace(
         id=envelope.id,
         session=envelope.session,
         stage=story.stage,
         received=story.received,
-        answered=datetime.now(UTC),
+        answered=story.answered,
         judging_ms=round(inquiry.seconds * 1_000, 2) if verdict else None,
         reply=story.reply,
         disposition=verdict.disposition if verdict else None,
@@ -87,8 +101,8 @@ def _trace(story: Story) -> Trace:
         queue_id=envelope.queue_id,
         message_id=inquiry.message_id,
         mail_from=envelope.mail_from.text if envelope.mail_from else "",
-        recipients=tuple(recipients[:MAX_RECIPIENTS]),
-        more_recipients=story.more_recipients + max(0, len(recipients) - MAX_RECIPIENTS),
+        recipients=tuple([_addressee(*each) for each in asked]),
+        more_recipients=story.more_asked + len(story.asked) - len(asked),
         author=author.mailbox.text if isinstance(author, Author) else None,
         author_fault=author.fault.value if isinstance(author, NoAuthor) else None,
         size=story.size,
@@ -101,10 +115,18 @@ def _trace(story: Story) -> Trace:
         removed=inquiry.removed,
         signing=verdict.signing if verdict else None,
         sealed=verdict.sealed if verdict else None,
-        downstream=story.downstream,
+        downstream=None if heard is None else Heard(reply=heard, ms=round(story.heard_s * 1_000, 2)),
         downstream_failure=story.downstream_failure,
         attempts=tuple(story.attempts[:MAX_ATTEMPTS]),
     )
+
+
+def _addressee(recipient: Recipient, reply: Reply | None) -> Addressee:
+    address = recipient.mailbox.text if recipient.mailbox else _POSTMASTER
+    if reply is None:
+        return Addressee(address)
+    said = "" if reply.is_positive else f"{reply.enhanced or ''} {reply.text}".lstrip()
+    return Addressee(address, reply.code, said)
 
 
 def _lean(evidence: Evidence) -> Evidence:

@@ -83,5 +83,9 @@ def test_of_thousands_of_rules_only_those_about_this_sender_are_tried() -> None:
     text = "".join(write(number, {"mail_from": f'"d{number}.test"'}, {}) for number in range(1_000))
     loaded = parse_rules(text + CATCH_ALL)
     facts = {"mail_from": KEYS["mail_from"].kind.parse_fact("ann@d777.test")}
-    tried = [rule.id for rule in loaded._indexes[Stage.MESSAGE].candidates(facts)]
+    tried = [each.rule.id for each in loaded._indexes[Stage.MESSAGE].candidates(facts)]
     assert tried == ["r777", "rest"]
+    facts |= {"mail_from": KEYS["mail_from"].kind.parse_fact("ann@d1000.test")}
+    rule, told = loaded.decide_and_tell(Stage.MESSAGE, facts)
+    assert rule is not None
+    assert (rule.id, told) == ("rest", ())

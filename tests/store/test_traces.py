@@ -284,7 +284,9 @@ async def test_a_store_keeps_and_finds(database: str) -> None:
 
 
 async def test_traces_give_way_to_rows_that_matter_more(tmp_path: Path) -> None:
-    store = Store.open(sqlite_url(tmp_path / "gateway.db"), limits=WriterLimits(max_rows=20, gather_s=60.0))
+    store = Store.open(
+        sqlite_url(tmp_path / "gateway.db"), limits=WriterLimits(max_rows=20, max_items=10, gather_s=60.0)
+    )
     for n in range(100):
         store.keep(trace(f"id{n}"))
     assert store.writer.counts.waiting <= 10

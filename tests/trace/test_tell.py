@@ -8,18 +8,22 @@ import pytest
 from gateway.dns.budget import DnsQuestion
 from gateway.dns.resolver import RecordType
 from gateway.engine import Engine, EngineOptions
+from gateway.mail.address import parse_mailbox
+from gateway.mail.envelope import Recipient
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
 from gateway.policy import load_rules, parse_rules
 from gateway.trace.addresses import AddressHider
 from gateway.trace.document import read_document, write_document
-from gateway.trace.model import Addressee, Heard, Trace
+from gateway.trace.model import Heard, Trace
 from gateway.trace.tell import MAX_RECIPIENTS, Story, Tracer
 from gateway.verdict import Disposition, RuleTried, Stage, Verdict
 from tests.corpus import AUTHSERV_ID, NOW, TRUSTED_SEALERS, CorpusCase, load_cases, world
 from tests.ops.evidence import FORGED, REJECTED, envelope
 
 CASES = {case.name: case for case in load_cases()}
+BOB = Recipient(mailbox=parse_mailbox("bob@example.net"))
+OK = Reply.of(250, "2.1.5", "Ok")
 BEGAN = datetime(2026, 3, 14, 12, 0, tzinfo=UTC)
 
 
@@ -48,14 +52,13 @@ async def traced(
 ) -> tuple[Trace, Verdict]:
     message = Message(case.raw)
     verdict = await (engine or make_engine()).judge(case.envelope(), message)
-    addressee = Addressee("bob@example.net", 250)
     story = Story(
         envelope=case.envelope(),
         stage=Stage.MESSAGE,
         received=BEGAN,
         reply=verdict.reply,
         verdict=verdict,
-        recipients=[addressee],
+        asked=[(BOB, OK)],
         size=len(message),
     )
     return told(story, hider), verdict
@@ -185,14 +188,13 @@ def test_a_message_that_was_never_judged_has_a_trace_all_the_same() -> None:
 
 
 def test_downstream_has_its_own_words() -> None:
-    heard = Heard(reply=Reply(451, "4.3.0", ("queue is full",)), ms=3.0)
-    trace = told(story(downstream=heard, downstream_failure=None))
-    assert trace.downstream == heard
+    said = Reply(451, "4.3.0", ("queue is full",))
+    trace = told(story(heard=said, heard_s=0.003))
+    assert trace.downstream == Heard(reply=said, ms=3.0)
 
 
 def test_recipients_are_counted_beyond_what_is_kept() -> None:
-    many = [Addressee(f"u{n}@example.net", 250) for n in range(MAX_RECIPIENTS + 20)]
-    trace = told(story(recipients=many, more_recipients=5))
+    trace = told(story(asked=[(BOB, OK)] * (MAX_RECIPIENTS + 20), more_asked=5))
     assert len(trace.recipients) == MAX_RECIPIENTS
     assert trace.more_recipients == 25
 
@@ -217,9 +219,9 @@ async def test_hashed_nobody_can_read_who_wrote_to_whom(case: CorpusCase) -> Non
 
 def test_hashed_a_refusal_does_not_give_the_address_away() -> None:
     hider = AddressHider(b"0123456789abcdef")
-    said = "5.1.1 <Bob@Example.net>: Recipient address rejected: Bob@Example.net"
-    trace = told(story(recipients=[Addressee("Bob@Example.net", 550, said)]), hider)
-    assert "Bob" not in trace.recipients[0].text
+    said = Reply.of(550, "5.1.1", "<bob@example.net>: Recipient address rejected: bob@example.net")
+    trace = told(story(asked=[(BOB, said)]), hider)
+    assert "bob" not in trace.recipients[0].text
     assert trace.recipients[0].text.startswith("5.1.1 <~")
 
 
