@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.auth.dmarc.suffix import SuffixList
 from gateway.dns.resolver import Outcome, RecordType
 from gateway.engine import QUARANTINE_FIELD, Engine, EngineOptions, Judged, OnError
 from gateway.mail.edits import apply_edits
@@ -140,6 +141,8 @@ async def test_early_rules_refuse_before_the_message() -> None:
         'action = "reject"\n[[rule]]\nid = "rest"\nwhy = "w"\naction = "accept"\n'
     )
     engine = Engine(world(), rules, authserv_id=AUTHSERV_ID)
+    refused: list[tuple[Stage, str]] = []
+    engine.observe_refusal = lambda stage, _, verdict: refused.append((stage, verdict.rule))
     evil = next(case for case in CASES if case.name == "spoofed-reject").envelope()
     honest = next(case for case in CASES if case.name == "honest-rsa").envelope()
     verdict = await engine.screen(Stage.MAIL, evil)
@@ -147,6 +150,19 @@ async def test_early_rules_refuse_before_the_message() -> None:
     assert str(verdict.reply) == "550 5.7.1 message refused (early, corpus.1)"
     assert await engine.screen(Stage.MAIL, honest) is None
     assert await engine.screen(Stage.RCPT, evil) is None
+    assert refused == [(Stage.MAIL, "early")]
+
+
+async def test_a_suffix_list_is_compared_and_decides_nothing() -> None:
+    case = next(case for case in CASES if case.name == "spoofed-subdomain")
+    engine = make_engine()
+    without = await engine.judge(case.envelope(), Message(case.raw))
+    engine.suffix_list = SuffixList()
+    verdict = await engine.judge(case.envelope(), Message(case.raw))
+    assert without.evidence.dmarc is not None
+    assert without.evidence.dmarc.suffix_list_differs is None
+    assert verdict.evidence.dmarc == replace(without.evidence.dmarc, suffix_list_differs=False)
+    assert (verdict.disposition, verdict.rule) == (without.disposition, without.rule)
 
 
 async def test_results_beyond_what_is_read_are_refused_in_every_mode_and_not_counted_as_a_bug() -> None:

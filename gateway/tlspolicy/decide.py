@@ -68,7 +68,7 @@ class StsSource(Protocol):
 class DecisionObserver(Protocol):
     """Who counts."""
 
-    def __call__(self, decision: Decision, *, was_kept: bool) -> None:
+    def __call__(self, decision: Decision, /, *, was_kept: bool) -> None:
         """Somebody asked; `was_kept`: no fact was looked up for it. May not raise."""
         ...
 

@@ -6,11 +6,13 @@ import re
 import signal
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,44 @@ def test_a_message_is_handed_on_logged_and_counted(
     assert 'gateway_messages_total{disposition="accept",listener="inbound",rule="' in served.get("/metrics")
     assert served.stop() == 0
     served.wait_for("gateway.stopped")
+
+
+def test_a_scrape_leads_to_the_message(served: Served) -> None:
+    with smtplib.SMTP("127.0.0.1", served.smtp_port, "mail.elsewhere.example", timeout=PATIENCE_S) as client:
+        client.starttls(context=ssl._create_unverified_context())
+        client.sendmail("ann@elsewhere.example", ["bob@example.net"], MAIL)
+    identifier = served.wait_for("message.judged")["id"]
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{served.http_port}/metrics", headers={"Accept": "application/openmetrics-text"}
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        metrics = answer.read().decode()
+    assert re.search(
+        rf'(?m)^gateway_message_duration_seconds_bucket{{.*}} 1.0 # {{trace_id="{identifier}"}}', metrics
+    )
+    assert re.search(r'gateway_tls_sessions_total{.*direction="in".*version="TLSv1.3"} 1.0', metrics)
+    assert identifier not in served.get("/metrics")  # the plain format has no place for it
+    assert 'gateway_log_events_total{level="info"}' in metrics
+
+
+def test_a_certificate_tells_its_end_from_the_reload_on(served: Served, tmp_path: Path) -> None:
+    def end() -> float:
+        found = re.search(
+            r'gateway_certificate_not_after_timestamp_seconds{listener="inbound"} (\S+)',
+            served.get("/metrics"),
+        )
+        assert found
+        return float(found[1])
+
+    before = end()
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
+    pair = trustme.CA().issue_cert("mx.example.net", not_after=soon)
+    (tmp_path / "cert.pem").write_bytes(b"".join(pem.bytes() for pem in pair.cert_chain_pems))
+    (tmp_path / "key.pem").write_bytes(pair.private_key_pem.bytes())
+    assert end() == before  # the one in use
+    served.process.send_signal(signal.SIGHUP)
+    served.wait_for("config.reloaded")
+    assert end() == soon.timestamp() < before
 
 
 def test_sigterm_finishes_the_message_under_way(served: Served) -> None:

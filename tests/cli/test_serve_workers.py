@@ -7,6 +7,7 @@ import signal
 import smtplib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,6 +112,60 @@ def test_kill_9_under_load_loses_no_message_that_was_answered_250(
     assert not [
         one for one in refused if isinstance(one, smtplib.SMTPResponseException) and one.smtp_code >= 500
     ]
+    assert served.stop() == 0
+
+
+def until(served: Served, name: str, wanted: float) -> str:
+    """The scrape in which the metric has this sum; other processes can only be asked again and again."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        metrics = served.get("/metrics")
+        if total(metrics, name) == wanted:
+            return metrics
+        time.sleep(0.1)
+    raise AssertionError(f"no {name} of {wanted}: {total(metrics, name)}")
+
+
+def test_what_the_supervisor_alone_knows_is_told_too(served: Served) -> None:
+    assert total(served.get("/metrics"), "gateway_worker_losses_total") == 0
+    os.kill(workers_of(served)["worker-2"], signal.SIGKILL)
+    served.wait_for("worker.ready", WORKERS + 2)
+    until(served, "gateway_worker_losses_total", 1)
+    good = served.config.read_text()
+    served.config.write_text(f"{good}nonsense = 1\n")
+    served.process.send_signal(signal.SIGHUP)
+    served.wait_for("config.refused")
+    metrics = until(served, "gateway_config_last_reload_successful", 0)
+    assert 'gateway_config_reload_total{outcome="refused"} 1.0' in metrics
+    served.config.write_text(good)
+    served.process.send_signal(signal.SIGHUP)
+    served.wait_for("config.reloaded", WORKERS)
+    metrics = until(served, "gateway_config_last_reload_successful", 1)
+    assert f'gateway_config_reload_total{{outcome="ok"}} {WORKERS}.0' in metrics
+    assert served.stop() == 0
+
+
+def test_workers_report_to_a_new_process_when_the_one_that_serves_metrics_is_gone(served: Served) -> None:
+    send(served.smtp_port, "before")
+    until(served, "gateway_messages_total", 1)
+    (http,) = [
+        one["pid"] for one in served.events() if one["event"] == "worker.ready" and one["worker"] == "http"
+    ]
+    os.kill(http, signal.SIGKILL)
+    served.wait_for("listener.ready", WORKERS + 2)
+    until(served, "gateway_workers", WORKERS)
+    send(served.smtp_port, "after")
+    until(served, "gateway_messages_total", 2)
+    assert served.stop() == 0
+
+
+def test_what_the_processes_take_is_told_for_all_of_them(served: Served) -> None:
+    metrics = until(served, "gateway_workers_configured", WORKERS)
+    workers = set(re.findall(r'gateway_event_loop_lag_seconds_count{worker="(\d)"}', metrics))
+    assert workers <= {"0", "1", "2"}
+    assert total(metrics, "process_resident_memory_bytes") > (WORKERS + 1) * 10_000_000
+    assert total(metrics, "process_cpu_seconds_total") > 0
+    assert total(metrics, "gateway_certificate_not_after_timestamp_seconds") > time.time()
     assert served.stop() == 0
 
 

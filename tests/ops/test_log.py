@@ -16,7 +16,7 @@ from gateway.auth.results import Evidence
 from gateway.mail.author import find_author
 from gateway.mail.message import Message
 from gateway.ops.config import LogSettings
-from gateway.ops.log import LogOutput, judged_event, set_up_logging
+from gateway.ops.log import LogOutput, judged_event, set_up_logging, watch_log
 from gateway.verdict import Disposition, Shadow, Verdict
 from tests.ops.evidence import REJECTED, envelope
 
@@ -222,3 +222,20 @@ def test_any_text_is_one_line_that_reads_as_json(fields: dict[str, object]) -> N
     structlog.get_logger().info("event", **fields)
     assert stream.getvalue().count(b"\n") == 1
     assert set(events(stream)[0]) == {"time", "level", "event", *fields}
+
+
+def test_every_line_is_counted_and_every_traceback() -> None:
+    told: list[tuple[str, bool]] = []
+    stream = set_up()
+    watch_log(lambda level, is_bug: told.append((level, is_bug)))
+    try:
+        log = structlog.get_logger("test")
+        log.info("message.judged")
+        log.debug("not.written")
+        log.warning("downstream.failed")
+        logging.getLogger("library").error("by another way")
+        log.error("engine.failed", exc_info=ValueError("x"))
+    finally:
+        watch_log(None)
+    assert told == [("info", False), ("warning", False), ("error", False), ("error", True)]
+    assert len(stream.getvalue().splitlines()) == len(told)

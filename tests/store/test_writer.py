@@ -76,6 +76,7 @@ def test_a_row_that_cannot_be_stored_spoils_no_other(engine: Engine) -> None:
     assert writer.close(TIMEOUT_S)
     assert rows(engine) == 2
     assert writer.counts == (0, 2, 2, 0)
+    assert writer.ended == {("tls_results", "written"): 2, ("tls_results", "dropped"): 2}
 
 
 def test_after_close_a_row_is_dropped_and_counted(engine: Engine) -> None:
@@ -83,6 +84,7 @@ def test_after_close_a_row_is_dropped_and_counted(engine: Engine) -> None:
     assert writer.close(TIMEOUT_S)
     writer.add(TLS_RESULTS, ROW)
     assert writer.counts.dropped == 1
+    assert writer.ended == {("tls_results", "dropped"): 1}
 
 
 def test_old_rows_go_in_small_steps(engine: Engine) -> None:

@@ -267,13 +267,19 @@ class Clocked:
 )
 async def test_how_long_a_decision_is_kept(domain: str, seconds: int) -> None:
     world = Clocked()
-    decider = Decider(world, dane=ValidationWatch(validates), now=lambda: world.now)
+    told: list[bool] = []
+
+    def tell(_decision: Decision, *, was_kept: bool) -> None:
+        told.append(was_kept)
+
+    decider = Decider(world, dane=ValidationWatch(validates), observe=tell, now=lambda: world.now)
     first = await decider.decide(domain)
     asked = world.asked
     assert first.ttl == seconds
     world.now += seconds - 0.01
     assert await decider.decide(domain) is first
     assert world.asked == asked
+    assert told == [False, True]
     world.now += 0.01
     assert await decider.decide(domain) == first
     assert world.asked > asked

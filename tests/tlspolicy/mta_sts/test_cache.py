@@ -12,8 +12,10 @@ from gateway.tlspolicy.mta_sts.cache import (
     RENEW_AFTER,
     SHELF_AGAIN,
     Change,
+    LookUp,
     PolicyCache,
     PolicyEvent,
+    Summary,
 )
 from gateway.tlspolicy.mta_sts.fetch import Fetched, FetchFailure
 from gateway.tlspolicy.mta_sts.policy import parse_policy
@@ -569,3 +571,50 @@ async def test_a_bug_does_not_end_the_renewing(monkeypatch: pytest.MonkeyPatch) 
     for _ in range(3):
         await asyncio.wait_for(calls.get(), 5)
     task.cancel()
+
+
+# For the metrics
+
+
+async def test_every_look_up_says_how_it_was_answered() -> None:
+    world = World()
+    counted: list[LookUp] = []
+    world.cache.count = counted.append
+    await world.look()
+    world.publish("1", TlsProblem.STS_FETCH_TIMEOUT)
+    await world.look()
+    world.now += FAILURE_HOLDS
+    world.publish("2", text())
+    await world.look()
+    await world.look()
+    world.break_dns("servfail")
+    await world.look()
+    world.publish("3", TlsProblem.STS_FETCH_STATUS)
+    await world.look()
+    assert counted == [
+        LookUp.NONE,
+        LookUp.FAILED,
+        LookUp.FETCHED,
+        LookUp.HIT,
+        LookUp.STANDS,
+        LookUp.STANDS,
+    ]
+
+
+async def test_the_summary_says_what_is_near_its_end() -> None:
+    world = World()
+    assert world.cache.summary() == Summary(by_mode={}, nearest_end=None, overdue=0)
+    world.publish("1", text())
+    world.publish("1", text(mode="testing"), "other.example")
+    await world.look()
+    await world.look("other.example")
+    fetched, week = world.now, timedelta(seconds=WEEK_S)
+    assert world.cache.summary() == Summary(
+        by_mode={"enforce": 1, "testing": 1}, nearest_end=fetched + week, overdue=0
+    )
+    world.now = fetched + week * 0.74
+    assert world.cache.summary().overdue == 0
+    world.now = fetched + week * 0.76
+    assert world.cache.summary().overdue == 1  # only the one that is enforced
+    world.now = fetched + week
+    assert world.cache.summary() == Summary(by_mode={}, nearest_end=None, overdue=0)
