@@ -249,9 +249,8 @@ async def test_the_signature_is_over_the_message_as_it_leaves() -> None:
     assert not handed_on.positions(b"bcc")
     assert {result.status for result in await check_dkim(handed_on, zone(), now=NOW)} == {DkimStatus.PASS}
     for signature in verdict.edits.prepend[:2]:
-        signed = re.sub(r"\s", "", signature.value).lower()
-        assert ":date:" in signed
-        assert ":message-id" in signed
+        signed = re.sub(r"\s", "", signature.value).lower().partition("h=")[2].partition(";")[0].split(":")
+        assert {"date", "message-id"} <= set(signed)
         assert "bcc" not in signed
 
 
