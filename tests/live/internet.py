@@ -247,12 +247,12 @@ _GATEWAY_CONFIG: Final = """\
 authserv_id = "{name}"
 [dns]
 servers = ["127.0.0.1:{dns_port}"]
-timeout_s = 3
+timeout_s = 8
 [outbound]
 listen = ["127.0.0.1:{relay_port}"]
 clients = ["127.0.0.1"]
 remote_port = {smtp_port}
-connect_timeout_s = 2
+connect_timeout_s = 5
 idle_connection_s = 0.1
 own_addresses = ["127.0.0.1"]
 max_sessions_per_client = 500
@@ -267,7 +267,7 @@ url = "sqlite:///{directory}/gateway.db"
 [log]
 format = "json"
 """
-FETCH_TIMEOUT_S: Final = 2.0
+FETCH_TIMEOUT_S: Final = 4.0
 
 
 @contextmanager
@@ -313,8 +313,8 @@ def postfix_in(world: Internet, directory: Path, extra: Mapping[str, str]) -> It
         "smtp_tls_CAfile": str(world.authority.ca_file),
         "smtp_tls_security_level": "may",
         "smtp_tls_loglevel": "1",
-        "smtp_connect_timeout": "3s",
-        "smtp_helo_timeout": "5s",
+        "smtp_connect_timeout": "8s",
+        "smtp_helo_timeout": "10s",
         "myhostname": "client.test",
         **extra,
     }
