@@ -15,6 +15,7 @@ from gateway.cli.errors import UsageFault
 from gateway.cli.keys import read_domain
 from gateway.cli.posture import own_facts
 from gateway.cli.progress import progress
+from gateway.cli.selector import selector_from
 from gateway.cli.show import terminal
 from gateway.cli.tls import Basis, basis_of, resolver_of
 from gateway.cli.tls_probe import Probe, probe_all, probe_options
@@ -26,8 +27,6 @@ from gateway.doctor.codes import Code, Severity
 from gateway.doctor.examine import examine
 from gateway.doctor.report import Finding, Report, Section
 from gateway.explain.problems import TLS_WORDS
-from gateway.ops.config.values import is_domain
-from gateway.ops.text import printable
 from gateway.tlspolicy.model import Decision
 
 EXIT_STATUS: Final = {
@@ -84,7 +83,7 @@ def run_doctor(request: DoctorRequest) -> int:
         ConfigError: a config that cannot be.
     """
     domain = read_domain(request.domain.rpartition("@")[2])
-    selectors = [_selector(text) for text in request.selectors[:_MAX_SELECTORS]]
+    selectors = [selector_from(text) for text in request.selectors[:_MAX_SELECTORS]]
     basis = basis_of(request.config, request.zone)
     resolver = resolver_of(basis.dns)
     with progress(domain, len(Section), quiet=request.as_json) as tick:
@@ -96,12 +95,6 @@ def run_doctor(request: DoctorRequest) -> int:
     else:
         show(report, terminal())
     return EXIT_STATUS[report.worst]
-
-
-def _selector(text: str) -> str:
-    if not is_domain(text):
-        raise UsageFault(f"{printable(text, 80)} is no selector: letters, digits and hyphens, like 2026a")
-    return text.lower()
 
 
 async def _examine(

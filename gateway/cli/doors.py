@@ -97,6 +97,10 @@ async def _nothing(_deadline_s: float) -> None:
     return
 
 
+def _nothing_to_read() -> Callable[[], None]:
+    return lambda: None
+
+
 def open_milter_socket(milter: MilterSettings) -> MilterSocket:
     """The milter's socket.
 
@@ -133,7 +137,7 @@ class Door:
         close: ends everything that is still open.
         drain: takes nothing new and lets what is in flight end by the deadline, in seconds.
         retire: takes no new clients and lets those who are there go on until they leave, or the deadline.
-        reload: reads its certificates again; OSError where they cannot be used, and the old ones stand.
+        prepare: reads its certificates again, OSError where they cannot be used; what comes back puts them in force.
     """
 
     name: str
@@ -144,7 +148,7 @@ class Door:
     close: Callable[[], Awaitable[None]]
     drain: Callable[[float], Awaitable[None]] = _nothing
     retire: Callable[[float], Awaitable[None]] = _nothing
-    reload: Callable[[], None] = lambda: None
+    prepare: Callable[[], Callable[[], None]] = _nothing_to_read
 
     async def open(self) -> None:
         """Open it.
@@ -223,11 +227,17 @@ def outbound_door(parts: Parts, outbound: OutboundSettings) -> Door:
         asks=lambda stage: engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
     )
 
-    def reload() -> None:
-        listener.reload_tls()
-        listener.trust(make_client_contexts(parts.settings.outbound_tls.ca_file))
+    def prepare() -> Callable[[], None]:
+        put_in_force = listener.prepare_tls()
+        contexts = make_client_contexts(parts.settings.outbound_tls.ca_file)
 
-    return replace(_smtp_door(parts, listener, "outbound", outbound.listen), reload=reload)
+        def both() -> None:
+            put_in_force()
+            listener.trust(contexts)
+
+        return both
+
+    return replace(_smtp_door(parts, listener, "outbound", outbound.listen), prepare=prepare)
 
 
 def _smtp_door(parts: Parts, listener: SmtpServer, name: str, listen: Iterable[HostPort]) -> Door:
@@ -246,7 +256,7 @@ def _smtp_door(parts: Parts, listener: SmtpServer, name: str, listen: Iterable[H
         close=close,
         drain=listener.drain,
         retire=listener.retire,
-        reload=listener.reload_tls,
+        prepare=listener.prepare_tls,
     )
 
 
@@ -309,7 +319,7 @@ def policy_host_door(parts: Parts, mta_sts: MtaStsSettings) -> Door:
         close=listener.close,
         drain=finish,
         retire=finish,
-        reload=listener.reload_tls,
+        prepare=listener.prepare_tls,
     )
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from gateway.auth.dkim.key import KeyType
 from gateway.cli.choices import KeyChoice
 from gateway.cli.errors import UsageFault
+from gateway.cli.selector import selector_from
 from gateway.cli.show import terminal
 from gateway.cli.wiring import build_resolver, rotation_schedule
 from gateway.dns.stub import StubResolver
@@ -82,7 +83,7 @@ def run_keys_new(request: NewKeys, *, now: datetime | None = None) -> int:
         domain=read_domain(request.domain),
         algorithms=list(KeyType) if request.algorithm is KeyChoice.BOTH else [KeyType(request.algorithm)],
         bits=request.bits,
-        selector=None if request.selector is None else _selector(request.selector),
+        selector=None if request.selector is None else selector_from(request.selector),
     )
     with directory.locked():
         made = make_keys(directory, order, now=now or datetime.now(UTC))
@@ -225,12 +226,6 @@ def read_domain(text: str) -> str:
     if not is_domain(domain):
         raise UsageFault(f"{printable(text, 80)} is no domain of mail: write it like example.net")
     return domain
-
-
-def _selector(text: str) -> str:
-    if not is_domain(text):
-        raise UsageFault(f"{printable(text, 80)} is no selector: letters, digits and hyphens, like 2026a")
-    return text.lower()
 
 
 def _keys_settings(settings: Settings, config: Path) -> KeysSettings:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -303,36 +303,52 @@ class Runtime:
                 self._log.exception("config.reload-failed", note="what was in force before stays in force")
 
     async def _reload(self, source: Source) -> None:
+        """Read everything first; only when nothing more can fail is any of it put in force."""
         try:
             inputs = await asyncio.to_thread(source.read)
-            for door in self._doors:
-                door.reload()
         except (ConfigError, RuleError, KeyTableError) as error:
             self._refuse_reload([str(fault) for fault in error.faults])
-        except OSError as error:
-            self._refuse_reload([f"certificate or key: {error}"])
-        else:
-            rules = inputs.rules
-            self.engine.rules = rules
-            self.engine.shadow = inputs.shadow
-            self.engine.signer = build_signer(inputs.keys)
-            self.engine.sealer = build_sealer(inputs.seal_key)
-            self.engine.submission = build_submission(inputs.settings)
-            if self.outbound_tls is not None:
-                self.outbound_tls.decider.take_overrides(inputs.settings.outbound_tls.overrides)
-            self.health.reloaded(ok=True)
-            self._tell_certificates()
-            for warning in inputs.loaded.warnings:
-                self._log.warning("config.warning", fault=warning)
-            self._log.info(
-                "config.reloaded",
-                rules=rules.name,
-                mode=rules.mode,
-                shadow=inputs.shadow and inputs.shadow.name,
-                keys=inputs.keys.names,
-            )
-            if changed := not_taken_over(self.settings, inputs.settings):
-                self._log.warning("config.restart-needed", keys=sorted(changed))
+            return
+        steps, faults = self._prepare_doors()
+        if faults:
+            self._refuse_reload(faults)
+            return
+        self._put_in_force(inputs, steps)
+        self.health.reloaded(ok=True)
+        self._tell_certificates()
+        for warning in inputs.loaded.warnings:
+            self._log.warning("config.warning", fault=warning)
+        self._log.info(
+            "config.reloaded",
+            rules=inputs.rules.name,
+            mode=inputs.rules.mode,
+            shadow=inputs.shadow and inputs.shadow.name,
+            keys=inputs.keys.names,
+        )
+        if changed := not_taken_over(self.settings, inputs.settings):
+            self._log.warning("config.restart-needed", keys=sorted(changed))
+
+    def _prepare_doors(self) -> tuple[list[Callable[[], None]], list[str]]:
+        """What puts each door's certificates in force, and which of them cannot be used."""
+        steps, faults = [], []
+        for door in self._doors:
+            try:
+                steps.append(door.prepare())
+            except OSError as error:  # it was in order a moment ago: somebody is writing it
+                faults.append(f"[{door.name}] certificate or key: {error.strerror or error}")
+        return steps, faults
+
+    def _put_in_force(self, inputs: Inputs, steps: Iterable[Callable[[], None]]) -> None:
+        signer, sealer = build_signer(inputs.keys), build_sealer(inputs.seal_key)
+        submission = build_submission(inputs.settings)
+        # From here on nothing is built, so that nothing can fail half way.
+        self.engine.rules, self.engine.shadow = inputs.rules, inputs.shadow
+        self.engine.signer, self.engine.sealer = signer, sealer
+        self.engine.submission = submission
+        if self.outbound_tls is not None:
+            self.outbound_tls.decider.take_overrides(inputs.settings.outbound_tls.overrides)
+        for put_in_force in steps:
+            put_in_force()
 
     def _refuse_reload(self, faults: list[str]) -> None:
         self.health.reloaded(ok=False)

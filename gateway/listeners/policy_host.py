@@ -6,7 +6,7 @@ policy is fetched in one request, and whoever is slow, on purpose or not, may co
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 import structlog
@@ -134,12 +134,24 @@ class PolicyHostListener:
         Raises:
             OSError: they cannot be read or do not fit; what was there before stays in force.
         """
+        self.prepare_tls()()
+
+    def prepare_tls(self) -> Callable[[], None]:
+        """Read them; what comes back puts them in force.
+
+        Raises:
+            OSError: as above.
+        """
         certificate, key = self._settings.tls_certificate, self._settings.tls_key
         if certificate is None or key is None:
             raise AssertionError("the config lets nobody listen without a certificate")
         context = make_server_context(certificate, key)
         context.set_alpn_protocols(["http/1.1"])
-        self._tls = context
+
+        def put_in_force() -> None:
+            self._tls = context
+
+        return put_in_force
 
     async def close(self) -> None:
         """Stop, letting an answer under way be finished."""

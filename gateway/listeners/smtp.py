@@ -208,8 +208,21 @@ class SmtpServer:
         Raises:
             OSError: they cannot be read or do not fit; what was there before stays in force.
         """
+        self.prepare_tls()()
+
+    def prepare_tls(self) -> Callable[[], None]:
+        """Read them; what comes back puts them in force.
+
+        Raises:
+            OSError: as above.
+        """
         certificate, key = self.settings.tls_certificate, self.settings.tls_key
-        self.tls = make_server_context(certificate, key) if certificate and key else None
+        context = make_server_context(certificate, key) if certificate and key else None
+
+        def put_in_force() -> None:
+            self.tls = context
+
+        return put_in_force
 
     async def retire(self, deadline_s: float) -> None:
         """Take no new sessions; let those that are there go on until they leave, or the deadline. `drain` ends the rest."""

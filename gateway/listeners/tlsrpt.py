@@ -22,6 +22,9 @@ from gateway.tlspolicy.model import TlsSession
 AT_ONCE: Final = 50
 """Datagrams read in one turn of the loop; then others have theirs."""
 
+MAX_QUEUED: Final = 1_000
+"""As many may wait at the end; Linux queues 10 (net.unix.max_dgram_qlen), a busy host may have been given 512."""
+
 QUIET_S: Final = 60.0
 """Faulty datagrams are counted each, and told of so often."""
 
@@ -102,12 +105,14 @@ class TlsReportListener:
         return [] if self._path is None else [self._path.path]
 
     def close(self) -> None:
-        """Take what has come, and end."""
+        """Take what has come, within reason, and end."""
         if self._socket is None or self._path is None:
             return
         self._path.remove()  # nothing new from here on
-        while self._read():
-            pass
+        # Who was connected can still send: a flood must not keep us from ending. More than these the kernel never queues.
+        for _ in range(MAX_QUEUED // AT_ONCE):
+            if not self._read():
+                break
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
         self._socket = self._path = None

@@ -211,7 +211,7 @@ def _forbidden(decision: Decision, host: HostPolicy, failure: FailureType, at: d
         at=at,
         policy_domain=decision.domain,
         policy_type=host.policy_type,
-        tlsa_domain=None if is_sts else host.server_name,
+        tlsa_domain=None if is_sts else host.server_name or host.host.name,
         policy_string=decision.sts.lines if is_sts else (),
         mx_host=decision.sts.mx if is_sts else (),
         failure=failure,

@@ -1,10 +1,13 @@
 """What is read again by SIGHUP, when signals come faster than files are read."""
 
 import asyncio
+import socket
+import ssl
 import threading
 from pathlib import Path
 
 import pytest
+import trustme
 
 from gateway.cli.runtime import Inputs, Runtime, Source
 
@@ -77,3 +80,94 @@ async def test_a_bug_in_a_reload_is_told_and_changes_nothing(
     await runtime.reload(_BrokenSource(config=config, environ={}))
     assert runtime.engine.rules is before
     assert "config.reload-failed" in capsys.readouterr().out
+
+
+DOORS = """
+authserv_id = "mx.example.net"
+local_domains = ["example.net"]
+[dns]
+zone_file = "zone.txt"
+[submission]
+listen = []
+listen_tls = ["127.0.0.1:0"]
+downstream = "127.0.0.1:10587"
+tls_certificate = "{folder}/submission/cert.pem"
+tls_key = "{folder}/submission/key.pem"
+[mta_sts]
+mode = "enforce"
+mx = ["mx.example.net"]
+listen = ["127.0.0.1:0"]
+tls_certificate = "{folder}/policy-host/cert.pem"
+tls_key = "{folder}/policy-host/key.pem"
+[policy]
+rules = "{rules}"
+"""
+
+
+def open_doors(config: Path, rules: str) -> None:
+    config.write_text(DOORS.format(folder=config.parent, rules=rules))
+
+
+class _TornSource(Source):
+    """Somebody writes the last door's certificate just after the config was found in order."""
+
+    __slots__ = ()
+
+    def read(self) -> Inputs:
+        inputs = super().read()
+        (self.config.parent / "policy-host" / "cert.pem").write_text("half a certific")
+        return inputs
+
+
+def certify(directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    pair = trustme.CA().issue_cert("mx.example.net", "mta-sts.example.net")
+    pair.private_key_pem.write_to_path(str(directory / "key.pem"))
+    pair.cert_chain_pems[0].write_to_path(str(directory / "cert.pem"))
+
+
+def shown_by(where: str) -> bytes:
+    """The certificate that a new client sees there."""
+    host, _, port = where.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as sock,
+        context.wrap_socket(sock) as secure,
+    ):
+        return secure.getpeercert(binary_form=True) or b""
+
+
+async def shown(runtime: Runtime) -> dict[str, bytes]:
+    """By each door."""
+    return {name: await asyncio.to_thread(shown_by, where) for name, where in runtime.doors()}
+
+
+async def test_a_part_that_fails_last_keeps_all_others_from_being_taken(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = config.parent
+    certify(folder / "submission")
+    certify(folder / "policy-host")
+    open_doors(config, "default")
+    runtime = Runtime(Source(config=config, environ={}).read())
+    await runtime.start()
+    try:
+        before = await shown(runtime)
+        assert before.keys() == {"submission", "policy-host"}
+        certify(folder / "submission")  # a new one, and in order
+        open_doors(config, "monitor")
+        await runtime.reload(_TornSource(config=config, environ={}))
+        assert (await shown(runtime), runtime.engine.rules.name) == (before, "default")
+        said = capsys.readouterr().out
+        assert "config.refused" in said
+        assert "[policy-host] certificate or key" in said
+        assert "config.reloaded" not in said
+
+        certify(folder / "policy-host")
+        await runtime.reload(Source(config=config, environ={}))
+        after = await shown(runtime)
+        assert all(after[door] != before[door] for door in before)
+        assert runtime.engine.rules.name == "monitor"
+    finally:
+        await runtime.close()

@@ -617,6 +617,7 @@ async def test_dane(authority: Authority, usage: int, *, matches: bool, heard: s
         (report,) = bed.reports
         assert report.failure is (None if matches else FailureType.TLSA_INVALID)
         assert report.policy_string == (f"{record.usage} {record.selector} 1 {record.data.hex()}",)
+        assert report.tlsa_domain == "mx1.example"
         assert server.names == ["mx1.example"]
 
 

@@ -113,6 +113,24 @@ async def test_what_has_come_is_taken_at_the_end(bed: Bed) -> None:
     bed.listener.close()
 
 
+async def test_who_never_stops_sending_cannot_keep_it_from_ending(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 3)
+    monkeypatch.setattr(module, "MAX_QUEUED", 12)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as flood:
+        flood.connect(os.fspath(bed.path))
+
+        def record_and_send_again(session: "TlsSession") -> None:
+            bed.taken.sessions.append(session)
+            flood.send(datagram(sts_policy()))
+
+        monkeypatch.setattr(bed.listener, "_record", record_and_send_again)
+        flood.send(datagram(sts_policy()))
+        bed.listener.close()
+    assert len(bed.taken.sessions) == 12
+
+
 async def test_a_dead_process_socket_is_taken_over_and_a_living_ones_is_not(directory: Path) -> None:
     path = directory / "tlsrpt.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:

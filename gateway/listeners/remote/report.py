@@ -38,6 +38,8 @@ def describe_session(decision: Decision, facts: SessionFacts, *, at: datetime) -
         at=at,
         policy_domain=decision.domain,
         policy_type=policy_type,
+        # RFC 8460 §1.1: where DANE was the policy, it is the mail server's own name that the report is about.
+        tlsa_domain=(policy.server_name or policy.host.name) if policy_type is PolicyType.TLSA else None,
         policy_string=_policy_string(decision, policy),
         mx_host=decision.sts.mx if policy.policy_type is PolicyType.STS else (),
         failure=failure,
