@@ -3,7 +3,9 @@
 The words are the checks' own result words; the properties are the registered ones (RFC 8601 §2.7, RFC 6008, RFC 9989 §10).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, Final
 
 from gateway.auth.results import (
     ArcResult,
@@ -16,14 +18,38 @@ from gateway.auth.results import (
     SpfIdentity,
     SpfResult,
 )
-from gateway.mail.authentication_results import MethodResult, Property, write_authentication_results
+from gateway.mail.authentication_results import (
+    MethodResult,
+    Property,
+    join_results,
+    property_piece,
+    result_line,
+    write_authentication_results,
+)
 from gateway.mail.edits import NewField
 from gateway.mail.envelope import Envelope
+from gateway.mail.headers import fold_line
+
+_Result = IprevResult | SpfResult | DkimResult | DmarcResult | MethodResult
+
+_REMEMBERED_LINES: Final = 1024
+"""Of each method. A line rests on nothing but its result, and its safety was seen to when it was first written.
+
+Whatever strangers fill this with, it is a domain, an address or a word of ours: a few KB a line at the worst, most of it
+the result itself.
+"""
+
+_NO_SIGNATURE: Final = MethodResult("dkim", "none", None, ())
 
 
 def stamp(authserv_id: str, envelope: Envelope, evidence: Evidence) -> NewField:
     """The Authentication-Results field for one message; `none` where nothing was checked."""
-    return write_authentication_results(authserv_id, list(_results(envelope, evidence)))
+    results = _results(envelope, evidence)
+    last = len(results) - 1
+    return join_results(
+        authserv_id,
+        [_LINES[type(result)](result, "" if at == last else ";") for at, result in enumerate(results)],
+    )
 
 
 def stamp_failure(authserv_id: str, reason: str) -> NewField:
@@ -35,23 +61,23 @@ def stamp_failure(authserv_id: str, reason: str) -> NewField:
     )
 
 
-def _results(envelope: Envelope, evidence: Evidence) -> Iterator[MethodResult]:
+def _results(envelope: Envelope, evidence: Evidence) -> list[_Result]:
+    """What there is to say, in the order in which it is to stand."""
+    results: list[_Result] = []
     login = envelope.session.login
     if login is not None:
-        yield MethodResult("auth", "pass", None, (Property("smtp", "auth", login),))
-    if evidence.iprev is not None:
-        yield _iprev(evidence.iprev)
-    for result in (evidence.spf_helo, evidence.spf):
-        if result is not None:
-            yield _spf(result)
-    if evidence.dkim:
-        yield from map(_dkim, evidence.dkim)
-    elif evidence.dmarc is not None:
-        yield MethodResult("dkim", "none", None, ())
-    if evidence.dmarc is not None:
-        yield _dmarc(evidence.dmarc)
-    if evidence.arc is not None and evidence.arc.status is not ArcStatus.NONE:
-        yield _arc(evidence.arc, evidence.iprev)
+        results.append(MethodResult("auth", "pass", None, (Property("smtp", "auth", login),)))
+    checked = (evidence.iprev, evidence.spf_helo, evidence.spf)
+    results += [result for result in checked if result is not None]
+    results += evidence.dkim
+    dmarc, arc = evidence.dmarc, evidence.arc
+    if dmarc is not None:
+        if not evidence.dkim:
+            results.append(_NO_SIGNATURE)
+        results.append(dmarc)
+    if arc is not None and arc.status is not ArcStatus.NONE:
+        results.append(_arc(arc, evidence.iprev))
+    return results
 
 
 def _silent(address: str) -> str:
@@ -64,25 +90,39 @@ def _silent(address: str) -> str:
     return f"@{domain}" if "=" in local_part and "pass" in local_part.casefold() else address
 
 
-def _spf(result: SpfResult) -> MethodResult:
+@lru_cache(maxsize=_REMEMBERED_LINES)
+def _spf_line(result: SpfResult, end: str) -> str:
     value = result.domain if result.identity is SpfIdentity.HELO else result.sender or result.domain
     properties = (Property("smtp", result.identity, _silent(value)),) if value else ()
-    return MethodResult("spf", result.status, result.problem, properties)
+    return _line(MethodResult("spf", result.status, result.problem, properties), end)
 
 
-def _dkim(result: DkimResult) -> MethodResult:
-    found = (
-        ("d", result.domain),
-        ("i", _silent(result.auid or "")),
-        ("s", result.selector),
-        ("a", result.algorithm),
-        ("b", result.signature_start),
+def _dkim_line(result: DkimResult, end: str) -> str:
+    """Of a signer's messages only `header.b` differs, and it stands last."""
+    begun, column = _dkim_beginning(
+        result.status,
+        result.problem,
+        (result.domain, result.auid, result.selector, result.algorithm),
+        "" if result.signature_start else end,
     )
+    if not result.signature_start:
+        return begun
+    piece = property_piece(Property("header", "b", result.signature_start)) + end
+    return fold_line((piece,), begun, column=column)[0]
+
+
+@lru_cache(maxsize=_REMEMBERED_LINES)
+def _dkim_beginning(
+    status: str, problem: str | None, names: tuple[str | None, ...], end: str
+) -> tuple[str, int]:
+    domain, auid, selector, algorithm = names
+    found = (("d", domain), ("i", _silent(auid or "")), ("s", selector), ("a", algorithm))
     properties = tuple(Property("header", name, value) for name, value in found if value)
-    return MethodResult("dkim", result.status, result.problem, properties)
+    return result_line(MethodResult("dkim", status, problem, properties), end=end)
 
 
-def _dmarc(result: DmarcResult) -> MethodResult:
+@lru_cache(maxsize=_REMEMBERED_LINES)
+def _dmarc_line(result: DmarcResult, end: str) -> str:
     properties: list[Property] = []
     if result.author_domain:
         properties.append(Property("header", "from", result.author_domain))
@@ -92,7 +132,7 @@ def _dmarc(result: DmarcResult) -> MethodResult:
             properties.append(Property("polrec", "domain", result.record.domain))
         if result.status is DmarcStatus.FAIL:
             properties.append(Property("policy", "dmarc", result.applied))
-    return MethodResult("dmarc", result.status, result.problem, tuple(properties))
+    return _line(MethodResult("dmarc", result.status, result.problem, tuple(properties)), end)
 
 
 def _arc(result: ArcResult, client: IprevResult | None) -> MethodResult:
@@ -106,11 +146,20 @@ def _arc(result: ArcResult, client: IprevResult | None) -> MethodResult:
     return MethodResult("arc", status, result.problem, tuple(properties))
 
 
-def _iprev(result: IprevResult) -> MethodResult:
-    return MethodResult(
-        "iprev",
-        result.status,
-        result.problem,
-        (Property("policy", "iprev", str(result.client_ip)),),
-        comment=result.name,
-    )
+@lru_cache(maxsize=_REMEMBERED_LINES)
+def _iprev_line(result: IprevResult, end: str) -> str:
+    address = Property("policy", "iprev", str(result.client_ip))
+    return _line(MethodResult("iprev", result.status, result.problem, (address,), comment=result.name), end)
+
+
+def _line(result: MethodResult, end: str) -> str:
+    return result_line(result, end=end)[0]
+
+
+_LINES: Final[Mapping[type[_Result], Callable[[Any, str], str]]] = {
+    IprevResult: _iprev_line,
+    SpfResult: _spf_line,
+    DkimResult: _dkim_line,
+    DmarcResult: _dmarc_line,
+    MethodResult: _line,
+}

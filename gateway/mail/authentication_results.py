@@ -6,7 +6,7 @@ name, and first takes out every field that came in under that name, in whatever 
 
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -15,7 +15,7 @@ from gateway.mail.address import parse_domain
 from gateway.mail.comments import skip_comments
 from gateway.mail.edits import NewField
 from gateway.mail.errors import ParseError
-from gateway.mail.headers import comment, fold_field, quote_pvalue, quote_value
+from gateway.mail.headers import comment, fold_line, join_lines, quote_pvalue, quote_value
 from gateway.mail.message import AMBIGUOUS, Defect, Message
 
 FIELD_NAME: Final = "Authentication-Results"
@@ -73,11 +73,42 @@ def write_authentication_results(authserv_id: str, results: Sequence[MethodResul
     Raises:
         ValueError: a method, result or property name that is no keyword: a mistake of ours, never of a peer's.
     """
-    if not results:
-        return fold_field(FIELD_NAME, (quote_value(authserv_id) + ";", "none"))
     last = len(results) - 1
-    lines = [_result_pieces(result, end="" if at == last else ";") for at, result in enumerate(results)]
-    return fold_field(FIELD_NAME, (quote_value(authserv_id) + ";",), *lines)
+    lines = [result_line(result, end="" if at == last else ";")[0] for at, result in enumerate(results)]
+    return join_results(authserv_id, lines)
+
+
+def join_results(authserv_id: str, lines: Iterable[str]) -> NewField:
+    """The field of results that `result_line` wrote; all but the last end with a semicolon."""
+    first, none = _first_line(authserv_id)
+    lines = tuple(lines)
+    return join_lines(FIELD_NAME, (first, *lines)) if lines else join_lines(FIELD_NAME, (none,))
+
+
+def result_line(result: MethodResult, *, end: str) -> tuple[str, int]:
+    """One result as it stands on lines of its own, and the column at which the last of them ends.
+
+    Args:
+        result: what it says.
+        end: `;` where another result follows.
+
+    Raises:
+        ValueError: see `write_authentication_results`.
+    """
+    return fold_line(_result_pieces(result, end=end))
+
+
+def property_piece(item: Property) -> str:
+    """A property as it stands in a line."""
+    return f"{_keyword(item.ptype)}.{_keyword(item.name)}={quote_pvalue(item.value)}"
+
+
+@lru_cache(maxsize=16)
+def _first_line(authserv_id: str) -> tuple[str, str]:
+    """What stands before the results, and the whole value where there are none."""
+    name = quote_value(authserv_id) + ";"
+    column = len(FIELD_NAME) + len(": ")
+    return fold_line((name,), column=column)[0], fold_line((name, "none"), column=column)[0]
 
 
 def as_arc_results(results: NewField, instance: int) -> NewField:
@@ -206,11 +237,8 @@ def _result_pieces(result: MethodResult, *, end: str) -> list[str]:
         pieces.append(comment(result.comment))
     if result.reason:
         pieces.append(f"reason={quote_value(result.reason)}")
-    pieces += [
-        f"{_keyword(item.ptype)}.{_keyword(item.name)}={quote_pvalue(item.value)}"
-        for item in result.properties
-        if item.value  # an empty value says nothing, and readers stumble over `""`
-    ]
+    # An empty value says nothing, and readers stumble over `""`.
+    pieces += [property_piece(item) for item in result.properties if item.value]
     pieces[-1] += end
     return pieces
 

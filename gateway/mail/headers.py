@@ -5,7 +5,7 @@ or end the value that it stands in: everything unprintable is replaced, everythi
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from gateway.mail.edits import NewField
@@ -16,6 +16,7 @@ MAX_TEXT_BYTES: Final = 400
 FOLD_AT: Final = 78  # RFC 5322 §2.1.1, without the CRLF
 MAX_LINE_BYTES: Final = 998
 INDENT: Final = "    "
+_LINE_START: Final = "\r\n" + INDENT
 
 _FIELD_NAME: Final = re.compile(r"[!-9;-~]{1,76}")
 _TOKEN: Final = re.compile(r"[!#-'*+\-.0-9A-Z^-~]+")  # RFC 2045 §5.1, in ASCII
@@ -86,6 +87,43 @@ def break_text(text: str, *, after: str = "") -> list[str]:
     return pieces
 
 
+def fold_line(pieces: Iterable[str], line: str = "", *, column: int = len(INDENT)) -> tuple[str, int]:
+    """Write pieces that must not be broken behind one another, folded before the piece that would pass column 78.
+
+    Args:
+        pieces: made by this module or of our own words.
+        line: what stands before them already, as this function wrote it.
+        column: where the first piece, or what follows `line`, begins.
+
+    Returns:
+        The line, and the column at which it ends.
+
+    Raises:
+        ValueError: a piece over the limit of a line, or an empty one: a mistake of ours.
+    """
+    for raw in pieces:
+        # The last line of defence: no piece can end the field, whoever made it.
+        piece = raw if raw.isprintable() else "".join([c if c.isprintable() else "?" for c in raw])
+        size = len(piece) if piece.isascii() else len(piece.encode())
+        if not piece.strip() or size > MAX_LINE_BYTES - (len(INDENT) if line else column):
+            raise ValueError(f"a piece of {size} bytes cannot stand on a line: {piece[:FOLD_AT]!r}")
+        if not line:
+            line = piece
+            column += size
+        elif column + 1 + size > FOLD_AT:
+            line = f"{line}\r\n{INDENT}{piece}"
+            column = len(INDENT) + size
+        else:
+            line = f"{line} {piece}"
+            column += 1 + size
+    return line, column
+
+
+def join_lines(name: str, lines: Iterable[str]) -> NewField:
+    """A field of lines that `fold_line` wrote: each begins on a line of its own, the first behind the name."""
+    return NewField(name, _LINE_START.join(lines))
+
+
 def fold_field(name: str, *lines: Sequence[str]) -> NewField:
     """Write a field from pieces that must not be broken, folded before the piece that would pass column 78.
 
@@ -101,23 +139,9 @@ def fold_field(name: str, *lines: Sequence[str]) -> NewField:
     written: list[str] = []
     column = len(name) + len(": ")
     for pieces in lines:
-        new_line = bool(written)
-        for raw in pieces:
-            # The last line of defence: no piece can end the field, whoever made it.
-            piece = raw if raw.isprintable() else "".join([c if c.isprintable() else "?" for c in raw])
-            size = len(piece) if piece.isascii() else len(piece.encode())
-            if not piece.strip() or size > MAX_LINE_BYTES - len(INDENT):
-                raise ValueError(f"a piece of {size} bytes in {name} cannot stand on a line")
-            if not written:
-                written.append(piece)
-                column += size
-            elif new_line or column + 1 + size > FOLD_AT:
-                written += ("\r\n", INDENT, piece)
-                column = len(INDENT) + size
-            else:
-                written += (" ", piece)
-                column += 1 + size
-            new_line = False
-    if not written or column > MAX_LINE_BYTES:
-        raise ValueError(f"nothing to write in {name}, or too much for a line")
-    return NewField(name, "".join(written))
+        if pieces:
+            written.append(fold_line(pieces, column=column)[0])
+            column = len(INDENT)
+    if not written:
+        raise ValueError(f"nothing to write in {name}")
+    return join_lines(name, written)
