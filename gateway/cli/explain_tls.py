@@ -132,6 +132,16 @@ def _mta_sts(sts: StsView, settings: OutboundTlsSettings) -> Finding:
         return Finding(check="MTA-STS", status="off", tone=Tone.NEUTRAL, says=says, section=section)
     trouble = f" But {TLS_WORDS[sts.problem].says}." if sts.problem else ""
     section = TLS_WORDS[sts.problem].section if sts.problem else "RFC 8461 §5"
+    if sts.is_unknown and sts.problem:
+        says = f"Not known yet: {TLS_WORDS[sts.problem].says}. Mail waits for a quarter of an hour, then it goes without."
+        return Finding(
+            check="MTA-STS",
+            status="unknown",
+            tone=Tone.DOUBT,
+            says=says,
+            section=section,
+            problem=sts.problem,
+        )
     if sts.mode is None:
         says = f"No policy: {TLS_WORDS[sts.problem].says}." if sts.problem else "The domain has no policy."
         tone = Tone.DOUBT if sts.problem else Tone.NEUTRAL

@@ -247,6 +247,7 @@ def as_object(answer: Answer, explanation: Explanation) -> dict[str, object]:
             "mx": sts.mx,
             "expires": sts.expires.isoformat() if sts.expires else None,
             "problem": sts.problem,
+            "is_unknown": sts.is_unknown,
         },
         "dane_problem": decision.dane_problem,
         "hosts": [_host_object(host) for host in decision.hosts],

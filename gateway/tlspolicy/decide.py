@@ -242,7 +242,7 @@ def derive(facts: Facts, override: TlsLevel | None = None) -> Decision:
         sts=facts.sts,
         override=override,
         dane_problem=facts.dane_problem,
-        ttl=_ttl(route, facts.tlsa),
+        ttl=MIN_TTL_S if facts.sts.is_unknown else _ttl(route, facts.tlsa),
     )
 
 
@@ -284,6 +284,8 @@ def _host_policy(facts: Facts, route: Route, host: MxHost, tlsa: HostTlsa) -> Ho
             tlsa=tlsa.records,
         )
     note = TlsProblem.DANE_UNUSABLE if tlsa.base_domain else None
+    if facts.sts.is_unknown:
+        return HostPolicy(host=host, demand=Demand.NONE, problem=facts.sts.problem, note=note)
     if facts.sts.mode == Mode.ENFORCE or (facts.sts.mode == Mode.TESTING and note is None):
         return _sts_host(facts.sts, host, note)
     if note is not None:  # RFC 7672 §2.2: TLS is demanded, though nobody can be authenticated
@@ -348,6 +350,7 @@ def _by_override(host: MxHost, override: TlsLevel) -> HostPolicy:
 def _level(route: Route | NoRoute, hosts: tuple[HostPolicy, ...], sts: StsView) -> TlsLevel:
     """One word for a mail server that does MX and TLSA lookups itself."""
     is_sts = sts.mode == Mode.ENFORCE
+    may_be_sts = is_sts or sts.is_unknown
     if isinstance(route, NoRoute):
         if not route.temporary:
             return TlsLevel.MAY  # there is nowhere to deliver to, and the mail server finds that itself
@@ -355,11 +358,13 @@ def _level(route: Route | NoRoute, hosts: tuple[HostPolicy, ...], sts: StsView) 
         return TlsLevel.SECURE if is_sts else TlsLevel.REFUSE
     there = [host for host in hosts if host.problem is not TlsProblem.NO_ADDRESS]
     if not there:  # the mail server finds that itself, and looks at TLSA records should it find more
+        if sts.is_unknown:
+            return TlsLevel.REFUSE
         return TlsLevel.SECURE if is_sts else TlsLevel.DANE
     if all(host.is_enforced and host.problem is not None for host in there):
         return TlsLevel.REFUSE
     with_dane = [host for host in there if host.demand is Demand.DANE]
-    if with_dane and (is_sts or len(with_dane) == len(there)):
+    if with_dane and (may_be_sts or len(with_dane) == len(there)):
         return TlsLevel.DANE_ONLY
     if any(host.policy_type is PolicyType.TLSA for host in there):
         return TlsLevel.DANE

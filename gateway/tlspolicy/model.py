@@ -31,6 +31,7 @@ class TlsProblem(StrEnum):
     STS_RECORD_GONE = "mta-sts.record-gone"
     STS_FETCH_CONNECT = "mta-sts.fetch-connect"
     STS_FETCH_TIMEOUT = "mta-sts.fetch-timeout"
+    STS_FETCH_BUSY = "mta-sts.fetch-busy"
     STS_FETCH_CERTIFICATE = "mta-sts.fetch-certificate"
     STS_FETCH_STATUS = "mta-sts.fetch-status"
     STS_FETCH_REDIRECT = "mta-sts.fetch-redirect"
@@ -185,6 +186,7 @@ class StsView:
         lines: the policy as `key: value` lines, for TLSRPT's policy-string.
         expires: when the policy may no longer be used.
         problem: what went wrong with record, fetch or policy; a cached policy may stand all the same.
+        is_unknown: there may be a policy, and a moment later we may know: mail that nothing else protects waits for that.
     """
 
     mode: str | None = None
@@ -193,6 +195,7 @@ class StsView:
     lines: tuple[str, ...] = ()
     expires: datetime | None = None
     problem: TlsProblem | None = None
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

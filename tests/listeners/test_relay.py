@@ -742,6 +742,15 @@ async def test_requiretls_demands_the_certificate_even_in_testing(authority: Aut
         assert (await bed.send(BOB))[-1].startswith("250")
 
 
+async def test_requiretls_waits_where_it_is_not_known_whether_there_is_a_policy(authority: Authority) -> None:
+    server = authority.server("mx1.example")
+    server.mail.keywords += ("REQUIRETLS",)
+    world = decider("mx1.example", problem=TlsProblem.STS_DNS)
+    async with open_relay({ONE: server}, world, ca_file=authority.file) as bed:
+        heard = await bed.send(BOB, sender="FROM:<a@example.net> REQUIRETLS")
+        assert heard[-1].startswith("451 4.7.5")
+
+
 async def test_a_domain_that_was_silent_is_not_asked_for_every_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -226,7 +226,10 @@ def _sts_hosts() -> Iterator[Scenario]:
 
 
 def _sts_first_contact() -> Iterator[Scenario]:
-    """Nothing is known of the domain, and its policy cannot be had: as if there were none (RFC 8461 §3.3)."""
+    """Nothing is known of the domain, and its policy cannot be had: as if there were none (RFC 8461 §3.3).
+
+    Whether there is one must be known, though: where the record cannot be looked up, mail waits for a quarter of an hour.
+    """
     fetch, webpki = FailureType.STS_POLICY_FETCH_ERROR, FailureType.STS_WEBPKI_INVALID
     good = policy("enforce")
 
@@ -258,6 +261,12 @@ def _sts_first_contact() -> Iterator[Scenario]:
         mx(Server.GOOD) + sts(server=Server.NOBODY),
         Outcome.ENCRYPTED,
         failure=fetch,
+    )
+    yield row(
+        "MTA-STS record: SERVFAIL",
+        mx(Server.GOOD) + "_mta-sts NS ns.dead.test.\n",
+        Outcome.DEFERRED,
+        level=TlsLevel.REFUSE,
     )
     yield row(
         "two MTA-STS records",

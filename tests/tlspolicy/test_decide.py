@@ -61,6 +61,7 @@ NOT_ITS_OWN = StsView(mode="enforce", identifier="1", mx=("elsewhere.example",))
 TAKEN_BACK = StsView(mode="none", identifier="1")
 NO_POLICY = StsView()
 UNKNOWN = StsView(problem=TlsProblem.STS_DNS)
+NOT_YET_KNOWN = StsView(problem=TlsProblem.STS_DNS, is_unknown=True)
 
 
 class Sts:
@@ -115,6 +116,12 @@ def short(policy: HostPolicy) -> str:
         ("gone.example", NO_POLICY, TlsLevel.DANE_ONLY, ["none route.host-without-address", "dane"]),
         ("all-gone.example", NO_POLICY, TlsLevel.DANE, ["none route.host-without-address"]),
         ("all-gone.example", ENFORCE, TlsLevel.SECURE, ["none route.host-without-address"]),
+        # whether there is MTA-STS is not known yet: what DANE protects may go
+        ("plain.example", NOT_YET_KNOWN, TlsLevel.REFUSE, ["none mta-sts.dns"]),
+        ("all-dane.example", NOT_YET_KNOWN, TlsLevel.DANE_ONLY, ["dane", "dane"]),
+        ("some-dane.example", NOT_YET_KNOWN, TlsLevel.DANE_ONLY, ["dane", "none mta-sts.dns"]),
+        ("unusable.example", NOT_YET_KNOWN, TlsLevel.REFUSE, ["none mta-sts.dns"]),
+        ("all-gone.example", NOT_YET_KNOWN, TlsLevel.REFUSE, ["none route.host-without-address"]),
         # MTA-STS alone
         ("plain.example", ENFORCE, TlsLevel.SECURE, ["pkix"]),
         ("plain.example", TESTING, TlsLevel.MAY, ["pkix?"]),

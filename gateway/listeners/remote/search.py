@@ -233,6 +233,8 @@ def _required(policy: HostPolicy, route: Route) -> HostPolicy | None:
         return replace(policy, is_enforced=True)
     if policy.demand is Demand.PKIX and policy.policy_type is PolicyType.STS:
         return replace(policy, is_enforced=True)
+    if policy.problem is not None and policy.is_enforced:  # barred in any case, and its own reason says why
+        return policy
     if not route.secure:
         return None
     name = policy.host.name

@@ -24,6 +24,13 @@ from gateway.tlspolicy.mta_sts.policy import Mode, Policy, PolicyError, parse_po
 from gateway.tlspolicy.mta_sts.record import RecordError, is_sts_record, parse_record
 from gateway.tlspolicy.mta_sts.shelf import PolicyShelf, ShelfError, StoredPolicy
 
+FIRST_WORD_WITHIN: Final = timedelta(minutes=15)
+"""So long mail to a domain of which nothing is known waits where it cannot be found out whether there is a policy.
+
+The trouble may be our own resolver's, and then nobody's mail must leave unprotected for it. Should it last, it is the domain's:
+RFC 8461 §3.1 knows no answer for that, and its mail goes as if there were no policy.
+"""
+TROUBLE_FORGOTTEN: Final = timedelta(days=1)
 FAILURE_HOLDS: Final = timedelta(minutes=5)  # RFC 8461 §3.3: at least so long, per version of the policy
 RENEW_AFTER: Final = timedelta(days=1)  # RFC 8461 §3.3 suggests once a day
 RENEW_AGAIN_MOST: Final = timedelta(hours=1)
@@ -45,6 +52,9 @@ LOADED_AT_ONCE: Final = 100
 SHELF_AGAIN: Final = timedelta(seconds=30)
 _ENTRY_BYTES: Final = 1_000
 _PATTERN_BYTES: Final = 150  # twice: the pattern, and its line for reports
+
+_UNDECIDED: Final = frozenset({TlsProblem.STS_DNS, TlsProblem.STS_FETCH_BUSY})
+"""What leaves it open whether the domain has a policy."""
 
 _T = TypeVar("_T")
 
@@ -130,6 +140,14 @@ class _Failure:
     problem: TlsProblem
 
 
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Nothing could be found out about a domain, at first and lately."""
+
+    since: datetime
+    last: datetime
+
+
 def _ignore(_event: PolicyEvent) -> None:
     return
 
@@ -175,13 +193,14 @@ class PolicyCache:
         self._held_bytes = 0
         self._renewals: list[tuple[datetime, str]] = []
         self._failures: OrderedDict[str, _Failure] = OrderedDict()
+        self._troubled: OrderedDict[str, _Trouble] = OrderedDict()
         self._not_on_shelf: OrderedDict[str, None] = OrderedDict()
         self._shelf_again: datetime | None = None
         self._gone: set[str] = set()
         self._unsaved: set[str] = set()
         self._writing = asyncio.Lock()
-        self._fetches: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._fetches: dict[str, asyncio.Task[TlsProblem | None]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # Asking
 
@@ -207,8 +226,9 @@ class PolicyCache:
                 problem = self._failed_lately(domain, identifier)
                 if problem is None:
                     was_fetched = True
-                    await asyncio.shield(self._fetch_once(domain, identifier))
-                    held, problem = self._unexpired(domain), self._failed_lately(domain, identifier)
+                    untried = await asyncio.shield(self._fetch_once(domain, identifier))
+                    held = self._unexpired(domain)
+                    problem = self._failed_lately(domain, identifier) or untried
         if held is None and problem is not None:  # another process may have been luckier
             self._not_on_shelf.pop(domain, None)
             await self._recall(domain)
@@ -217,6 +237,12 @@ class PolicyCache:
             view = self._without_record(domain, held, problem)
         else:
             view = _view(held, identifier, problem)
+        if held is None and (
+            problem in _UNDECIDED or (problem is not None and self._shelf_again is not None)
+        ):
+            view = replace(view, is_unknown=self._still_waits(domain))
+        else:
+            self._troubled.pop(domain, None)
         return view, _look_up_of(view, was_fetched=was_fetched)
 
     def _without_record(self, domain: str, held: _Held | None, problem: TlsProblem | None) -> StsView:
@@ -230,6 +256,14 @@ class PolicyCache:
                 self._gone.add(domain)
                 self._tell(Change.RECORD_GONE, domain, mode, mode, problem=problem)
         return held.view if problem is None else replace(held.view, problem=problem)
+
+    def _still_waits(self, domain: str) -> bool:
+        """Whether mail waits for a first word about the domain."""
+        now = self._now()
+        trouble = self._troubled.get(domain)
+        since = now if trouble is None or now - trouble.last >= TROUBLE_FORGOTTEN else trouble.since
+        _remember(self._troubled, domain, _Trouble(since, now), MAX_STRANGERS)
+        return now - since < FIRST_WORD_WITHIN
 
     def _failed_lately(self, domain: str, identifier: str) -> TlsProblem | None:
         failure = self._failures.get(domain)
@@ -251,28 +285,32 @@ class PolicyCache:
 
     # Fetching
 
-    def _fetch_once(self, domain: str, identifier: str) -> asyncio.Task[None]:
+    def _fetch_once(self, domain: str, identifier: str) -> asyncio.Task[TlsProblem | None]:
         task = self._fetches.get(domain)
         if task is None:
             task = self._fetches[domain] = self._begin(self._fetch(domain, identifier))
             task.add_done_callback(lambda _: self._fetches.pop(domain, None))
         return task
 
-    async def _fetch(self, domain: str, identifier: str) -> None:
+    async def _fetch(self, domain: str, identifier: str) -> TlsProblem | None:
+        """Fetch and take it; what comes back is why it was not even tried, which says nothing about the domain."""
         result = await self._fetcher.fetch(domain)
         match result:
             case Fetched():
                 self._failures.pop(domain, None)
                 self._take(domain, identifier, result)
+                return None
             case FetchFailure():
-                _remember(
-                    self._failures, domain, _Failure(identifier, self._now(), result.problem), MAX_STRANGERS
-                )
+                was_tried = result.problem is not TlsProblem.STS_FETCH_BUSY
+                if was_tried:
+                    failure = _Failure(identifier, self._now(), result.problem)
+                    _remember(self._failures, domain, failure, MAX_STRANGERS)
                 held = self._unexpired(domain)
                 mode = held.policy.mode if held is not None else None
                 self._tell(
                     Change.FETCH_FAILED, domain, mode, mode, problem=result.problem, detail=result.detail
                 )
+                return None if was_tried else result.problem
             case _:
                 assert_never(result)
 
@@ -485,7 +523,7 @@ class PolicyCache:
                 task.cancel()
         await self._fetcher.aclose()
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _begin(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -8,9 +8,11 @@ from gateway.dns.zone import ZoneResolver
 from gateway.tlspolicy.model import StsView, TlsProblem
 from gateway.tlspolicy.mta_sts.cache import (
     FAILURE_HOLDS,
+    FIRST_WORD_WITHIN,
     JITTER,
     RENEW_AFTER,
     SHELF_AGAIN,
+    TROUBLE_FORGOTTEN,
     Change,
     LookUp,
     PolicyCache,
@@ -133,8 +135,6 @@ async def test_two_who_ask_at_once_cause_one_fetch() -> None:
         ('_mta-sts.example.com. TXT "v=STSv1; id=1"\n_mta-sts.example.com. TXT "v=STSv1; id=2"\n', TlsProblem.STS_SEVERAL_RECORDS),
         ('_mta-sts.example.com. TXT "v=STSv1; id=1"\n_mta-sts.example.com. TXT "v=STSv1; id=1"\n', TlsProblem.STS_SEVERAL_RECORDS),
         ('_mta-sts.example.com. TXT "v=STSv1; id=?"\n', TlsProblem.STS_RECORD_INVALID),
-        ("$TROUBLE _mta-sts.example.com. TXT servfail\n", TlsProblem.STS_DNS),
-        ("$TROUBLE _mta-sts.example.com. TXT timeout\n", TlsProblem.STS_DNS),
         ('_mta-sts.example.com. TXT "v=spf1 -all"\n', None),
         ('example.com. TXT "v=STSv1; id=1"\n', None),  # not its place
     ],
@@ -144,6 +144,54 @@ async def test_a_record_that_cannot_be_used_is_no_policy(zone: str, problem: Tls
     world.records[DOMAIN] = zone
     assert await world.look() == StsView(problem=problem)
     assert world.fetches == []
+
+
+@pytest.mark.parametrize("trouble", ["servfail", "timeout", "refused"])
+async def test_a_first_look_up_that_fails_says_nothing_for_a_quarter_of_an_hour(trouble: str) -> None:
+    world = World()
+    world.break_dns(trouble)
+    unknown = StsView(problem=TlsProblem.STS_DNS, is_unknown=True)
+    assert await world.look() == unknown
+    world.now += FIRST_WORD_WITHIN - timedelta(seconds=1)
+    assert await world.look() == unknown
+    world.now += timedelta(seconds=1)
+    assert await world.look() == StsView(
+        problem=TlsProblem.STS_DNS
+    )  # its name server's own trouble: mail goes
+    world.now += TROUBLE_FORGOTTEN
+    assert await world.look() == unknown  # nobody has asked for a day
+
+
+async def test_a_word_in_between_begins_the_wait_anew() -> None:
+    world = World()
+    world.break_dns("timeout")
+    await world.look()
+    world.records[DOMAIN] = ""
+    world.now += FIRST_WORD_WITHIN
+    assert await world.look() == StsView()
+    world.break_dns("timeout")
+    assert (await world.look()).is_unknown
+
+
+async def test_a_policy_that_nobody_had_time_to_fetch_is_unknown_and_asked_for_again() -> None:
+    world = World()
+    world.publish("1", TlsProblem.STS_FETCH_BUSY)
+    assert await world.look() == StsView(identifier="1", problem=TlsProblem.STS_FETCH_BUSY, is_unknown=True)
+    world.publish("1", text())
+    assert (await world.look()).mode == "enforce"
+    assert len(world.fetches) == 2
+
+
+async def test_a_policy_that_may_be_on_a_shelf_out_of_reach_is_unknown() -> None:
+    class Down(MemoryShelf):
+        async def get(self, domain: str) -> StoredPolicy | None:
+            raise ShelfError("down")
+
+    world = World(Down())
+    world.publish("1", TlsProblem.STS_FETCH_CONNECT)
+    assert (await world.look()).is_unknown
+    world.now += FIRST_WORD_WITHIN
+    assert not (await world.look()).is_unknown
 
 
 async def test_other_records_at_the_name_do_not_count() -> None:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from gateway.dns.zone import ZoneResolver
 from gateway.tlspolicy.model import TlsProblem
+from gateway.tlspolicy.mta_sts import fetch as module
 from gateway.tlspolicy.mta_sts.fetch import Fetched, FetchFailure, FetchOptions, HttpsFetcher
 from gateway.tlspolicy.mta_sts.policy import MAX_POLICY_BYTES, Mode
 
@@ -55,7 +56,9 @@ def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @contextlib.asynccontextmanager
-async def server(handler: Handler, certificate: trustme.LeafCert) -> AsyncIterator[int]:
+async def server(
+    handler: Handler, certificate: trustme.LeafCert, where: tuple[str, int] = ("127.0.0.1", 0)
+) -> AsyncIterator[int]:
     """A policy host; its port."""
     application = web.Application()
     application.router.add_get("/.well-known/mta-sts.txt", handler)
@@ -63,7 +66,7 @@ async def server(handler: Handler, certificate: trustme.LeafCert) -> AsyncIterat
     certificate.configure_cert(context)
     runner = web.AppRunner(application, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+    site = web.TCPSite(runner, *where, ssl_context=context)
     await site.start()
     try:
         yield runner.addresses[0][1]
@@ -267,3 +270,60 @@ async def test_the_environments_proxy_is_not_used(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     async with server(text(), authority.issue_cert(*NAMES)) as port:
         assert isinstance(await fetch(port, ca_file), Fetched)
+
+
+SLOW_AND_QUICK = ZoneResolver.from_text(
+    """
+mta-sts.slow.example. A 127.0.0.1
+mta-sts.quick.example. A 127.0.1.1
+"""
+)
+
+
+async def test_slow_hosts_of_one_network_keep_nobody_else_waiting(
+    authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_FETCHES_PER_NETWORK", 2)
+    monkeypatch.setattr(module, "PLACE_WAIT_S", 0.1)
+    certificate = authority.issue_cert("mta-sts.slow.example", "mta-sts.quick.example")
+    asked, let_go = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        asked.release()
+        await let_go.wait()
+        return await text()(request)
+
+    async with server(slow, certificate) as port, server(text(), certificate, ("127.0.1.1", port)):
+        fetcher = HttpsFetcher(SLOW_AND_QUICK, FetchOptions(port=port, ca_file=ca_file))
+        try:
+            under_way = [asyncio.create_task(fetcher.fetch("slow.example")) for _ in range(2)]
+            for _ in under_way:
+                await asked.acquire()
+            one_more = await fetcher.fetch("slow.example")
+            assert isinstance(one_more, FetchFailure)
+            assert one_more.problem is TlsProblem.STS_FETCH_BUSY
+            assert isinstance(await fetcher.fetch("quick.example"), Fetched)
+            let_go.set()
+            assert all(isinstance(each, Fetched) for each in await asyncio.gather(*under_way))
+            assert isinstance(await fetcher.fetch("slow.example"), Fetched)  # the places are free again
+        finally:
+            await fetcher.aclose()
+
+
+async def test_waiting_for_others_does_not_count_as_slow(
+    authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_FETCHES_PER_NETWORK", 1)
+    monkeypatch.setattr(module, "PLACE_WAIT_S", 30.0)
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.6)
+        return await text()(request)
+
+    async with server(slow, authority.issue_cert("mta-sts.slow.example")) as port:
+        fetcher = HttpsFetcher(SLOW_AND_QUICK, FetchOptions(port=port, ca_file=ca_file, timeout_s=1.5))
+        try:  # the last of them waits for longer than a fetch may take
+            all_of_them = await asyncio.gather(*[fetcher.fetch("slow.example") for _ in range(4)])
+        finally:
+            await fetcher.aclose()
+    assert all(isinstance(each, Fetched) for each in all_of_them)
