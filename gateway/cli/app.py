@@ -521,7 +521,9 @@ def policy_test(
     *,
     against: Annotated[
         Path,
-        typer.Option(help="Our own log (JSON, also .gz), a Maildir, a folder of .eml files, or an mbox."),
+        typer.Option(
+            help="Our own log (JSON, also .gz), a Maildir, a folder of .eml files, an mbox; `store`: the traces that are kept."
+        ),
     ],
     rules: Annotated[
         str | None, typer.Option(help="The rules to try; default: [policy] shadow of the config.")

@@ -8,13 +8,13 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from gateway.auth.results import ArcStatus, DkimResult, DkimStatus, Evidence
+from gateway.cli.recalled import Passed, Recalled
 from gateway.mail.address import Mailbox, parse_mailbox
 from gateway.mail.errors import ParseError
 from gateway.ops.log import MAX_ITEMS
@@ -41,37 +41,7 @@ _WORDS: Final = {
 """Keys that are one word, by the field that it stands in."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Logged:
-    """One message of the log.
-
-    Attributes:
-        facts: what is known, by the rules' keys.
-        is_by_rules: False where no rule file has a say: a bug, a header section beyond reading, a user as somebody else.
-    """
-
-    id: str
-    rule: str
-    disposition: Disposition
-    facts: Mapping[str, Fact]
-    is_by_rules: bool
-
-
-@dataclass(slots=True)
-class Passed:
-    """What was passed by."""
-
-    lines: int = 0
-    """Of other events and programs."""
-    broken: int = 0
-    """Too long, or no event that can be read."""
-    read_bytes: int = 0
-    """How far the file has been read."""
-    is_cut: bool = False
-    """The file ends in the middle, as a compressed one may."""
-
-
-def read_log(path: Path, sealers: Collection[str] | None, passed: Passed) -> Iterator[Logged]:
+def read_log(path: Path, sealers: Collection[str] | None, passed: Passed) -> Iterator[Recalled]:
     """Every message of the log, in its order; `sealers`: the config's `[arc] trusted_sealers`, where there is one.
 
     Raises:
@@ -84,8 +54,8 @@ def read_log(path: Path, sealers: Collection[str] | None, passed: Passed) -> Ite
         try:
             for line in _lines(content, passed):
                 passed.read_bytes = file.tell()
-                if (logged := _read_line(line, sealers, passed)) is not None:
-                    yield logged
+                if (recalled := _read_line(line, sealers, passed)) is not None:
+                    yield recalled
         except (EOFError, zlib.error, gzip.BadGzipFile):
             passed.is_cut = True
 
@@ -101,7 +71,7 @@ def _lines(content: BinaryIO, passed: Passed) -> Iterator[bytes]:
         yield line
 
 
-def _read_line(line: bytes, sealers: Collection[str] | None, passed: Passed) -> Logged | None:
+def _read_line(line: bytes, sealers: Collection[str] | None, passed: Passed) -> Recalled | None:
     if b"message.judged" not in line or b"{" not in line:
         passed.lines += 1
         return None
@@ -110,7 +80,7 @@ def _read_line(line: bytes, sealers: Collection[str] | None, passed: Passed) -> 
         if event["event"] != "message.judged":
             passed.lines += 1
             return None
-        return Logged(
+        return Recalled(
             id=_text(event["id"]),
             rule=_text(event["rule"]),
             disposition=Disposition(event["disposition"]),

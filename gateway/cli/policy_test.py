@@ -1,7 +1,7 @@
 """`gateway policy test`: what another rule file would change, shown on mail that was judged before.
 
-Saved messages are judged again, by both files on the same evidence. A log has only what was logged: the rules are tried on
-that, and where the answer depends on anything else, the message is counted as one that cannot be decided.
+Saved messages are judged again, by both files on the same evidence. A log has only what was logged, and a trace what was
+kept: the rules are tried on that, and where the answer depends on anything else, the message is counted as one that cannot be decided.
 """
 
 import asyncio
@@ -17,8 +17,10 @@ from rich.text import Text
 
 from gateway.cli.check import NO_CLIENT, CheckRequest, prepare_judging, reverse_path
 from gateway.cli.errors import UsageFault
-from gateway.cli.judged_log import Logged, Passed, read_log
+from gateway.cli.judged_log import read_log
+from gateway.cli.kept_traces import read_traces
 from gateway.cli.progress import progress
+from gateway.cli.recalled import Passed, Recalled
 from gateway.cli.saved_mail import client_of, count_saved, is_saved_mail, read_saved
 from gateway.cli.show import terminal
 from gateway.cli.wiring import build_engine
@@ -26,10 +28,14 @@ from gateway.dns.stub import StubResolver
 from gateway.mail.envelope import Envelope, Listener, Session
 from gateway.mail.message import Message
 from gateway.ops.config import Settings
+from gateway.ops.config.faults import shown
 from gateway.ops.config.load import load_config
 from gateway.ops.text import printable
 from gateway.policy import RuleSet, load_rules
-from gateway.policy.partial import Decided, Undecided, decide_partly
+from gateway.policy.partial import Decided, Undecided, decide_for_each, possible_ends
+from gateway.store import StoreError
+from gateway.store.engine import open_to_read
+from gateway.store.traces import Traces
 from gateway.verdict import Disposition
 
 STATUS_SAME: Final = 0
@@ -38,6 +44,9 @@ STATUS_UNKNOWN: Final = 3
 """No change was seen, but not every message could be decided."""
 
 EXAMPLES: Final = 3
+STORE: Final = "store"
+"""In place of a path: the traces that the config's store keeps. A file of this name is `./store`."""
+
 _MIB: Final = 1024 * 1024
 _MAX_GROUPS: Final = 1_000
 _REFUSED: Final = frozenset({Disposition.DEFER, Disposition.REJECT})
@@ -83,7 +92,9 @@ class Tested:
     """What was seen so far; its size does not depend on the number of messages."""
 
     limit: int
+    source: str = "log"
     messages: int = 0
+    without_rule: int = 0
     unreadable: int = 0
     changes: Counter[Change] = field(default_factory=Counter)
     examples: dict[Change, list[str]] = field(default_factory=dict)
@@ -125,7 +136,9 @@ def run_policy_test(request: ReplayRequest) -> int:
     rules = load_rules(_tried(request, settings))
     tested = Tested(limit=request.limit)
     try:
-        if is_saved_mail(request.against):
+        if str(request.against) == STORE:
+            _try_traces(request, settings, rules, tested)
+        elif is_saved_mail(request.against):
             asyncio.run(_judge_saved(request, settings, rules, tested))
         else:
             _try_log(request, settings, rules, tested)
@@ -147,7 +160,7 @@ def _tried(request: ReplayRequest, settings: Settings | None) -> str | Path:
     return settings.policy.shadow
 
 
-# A log
+# A log, and the store
 
 
 def _try_log(request: ReplayRequest, settings: Settings | None, rules: RuleSet, tested: Tested) -> None:
@@ -156,35 +169,53 @@ def _try_log(request: ReplayRequest, settings: Settings | None, rules: RuleSet, 
     total = request.against.stat().st_size // _MIB + 1
     with progress("reading, MiB", total, quiet=request.as_json) as tick:
         done = 0
-        for logged in read_log(request.against, sealers, tested.passed):
-            tested.messages += 1
-            if logged.is_by_rules:
-                _compare(logged, live, rules, tested)
+        for recalled in read_log(request.against, sealers, tested.passed):
+            _compare(recalled, live, rules, tested)
             while done < tested.passed.read_bytes // _MIB:
                 done += 1
                 tick(request.against.name)
 
 
-def _compare(logged: Logged, live: RuleSet | None, rules: RuleSet, tested: Tested) -> None:
-    before: Decided | Undecided = Decided(rule=logged.rule, disposition=logged.disposition)
+def _try_traces(request: ReplayRequest, settings: Settings | None, rules: RuleSet, tested: Tested) -> None:
+    if settings is None or settings.store is None:
+        raise UsageFault("--against store: give a --config that has a [store], where traces are kept")
+    tested.source = "trace"
+    live = load_rules(request.live) if request.live is not None else None
+    url = settings.store.url
+    try:
+        engine = open_to_read(url)
+        try:
+            traces = Traces(engine)
+            with progress("reading, traces", traces.count(), quiet=request.as_json) as tick:
+                for recalled in read_traces(traces, settings.arc.trusted_sealers, tested.passed):
+                    _compare(recalled, live, rules, tested)
+                    tick(recalled.id)
+        finally:
+            engine.dispose()
+    except StoreError as error:
+        raise UsageFault(printable(f"[store] url = {shown('url', url)}: {error}", 1_000)) from error
+
+
+def _compare(recalled: Recalled, live: RuleSet | None, rules: RuleSet, tested: Tested) -> None:
+    tested.messages += 1
+    if not recalled.is_by_rules:
+        tested.without_rule += 1
+        return
+    before: Decided | Undecided = Decided(rule=recalled.rule, disposition=recalled.disposition)
     if live is not None:
-        before = decide_partly(live, logged.facts)
-    after = decide_partly(rules, logged.facts)
+        before = decide_for_each(live, recalled.facts, recalled.recipients)
+    after = decide_for_each(rules, recalled.facts, recalled.recipients)
     if isinstance(before, Decided) and isinstance(after, Decided):
         if before.disposition is not after.disposition:
             change = Change(before.rule, before.disposition, after.rule, after.disposition)
-            tested.changed(change, logged.id)
+            tested.changed(change, recalled.id)
     elif (
-        len(_possible(before) | _possible(after)) > 1
+        len(possible_ends(before) | possible_ends(after)) > 1
     ):  # else the same becomes of it, whichever of them takes it
         for found in (before, after):
             if isinstance(found, Undecided):
                 tested.doubts[Doubt(found.rule, found.keys)] += 1
                 return
-
-
-def _possible(found: Decided | Undecided) -> frozenset[Disposition]:
-    return found.possible if isinstance(found, Undecided) else frozenset({found.disposition})
 
 
 # Saved messages
@@ -251,13 +282,16 @@ def _summary(tested: Tested) -> str:
 def _notes(tested: Tested) -> Iterator[str]:
     for doubt, number in tested.doubts.most_common():
         keys = ", ".join(doubt.keys) or "more than is known"
-        yield f'{number} cannot be decided: rule "{doubt.rule}" asks about {keys}, which is not in the log'
+        yield f'{number} cannot be decided: rule "{doubt.rule}" asks about {keys}, which is not in the {tested.source}'
+    if tested.without_rule:
+        yield f"{tested.without_rule} ended without a rule: no rule file has a say there"
     if tested.clients_unknown:
         yield f"{tested.clients_unknown} came without a Received field of ours: SPF and reverse DNS were not judged"
     if tested.unreadable:
         yield f"{tested.unreadable} messages could not be read, or are too large"
     if tested.passed.broken:
-        yield f"{tested.passed.broken} lines of the log could not be read"
+        what = "lines of the log" if tested.source == "log" else "traces, of another release,"
+        yield f"{tested.passed.broken} {what} could not be read"
     if tested.passed.is_cut:
         yield "the log ends in the middle: what is behind was not seen"
 
@@ -301,6 +335,7 @@ def as_object(tested: Tested, rules: RuleSet) -> dict[str, object]:
         ],
         "clients_unknown": tested.clients_unknown,
         "unreadable": tested.unreadable,
+        "without_rule": tested.without_rule,
         "broken_lines": tested.passed.broken,
         "is_cut": tested.passed.is_cut,
         "summary": _summary(tested),

@@ -4,8 +4,8 @@ A condition about an unknown fact is neither met nor not met, and so is the rule
 settles it. Nothing is guessed: where the answer depends on such a rule there is none.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from gateway.policy.facts import Fact
 from gateway.policy.rules import Condition, Mode, Rule, RuleSet
@@ -47,11 +47,46 @@ class _Doubts:
             self.possible.add(disposition)
 
 
-def decide_partly(rules: RuleSet, facts: Mapping[str, Fact]) -> Decided | Undecided:
+def decide_for_each(
+    rules: RuleSet, facts: Mapping[str, Fact], recipients: Sequence[Fact]
+) -> Decided | Undecided:
+    """The same as `decide_partly` for a message to these, of whom rules at RCPT are asked one by one.
+
+    As in the dialog: whom they refuse is left out, and a message without anybody left never comes.
+    """
+    if len(recipients) < 2 or rules.mode is Mode.MONITOR or not rules.asks(Stage.RCPT):  # noqa: PLR2004
+        return decide_partly(rules, facts)
+    at_rcpt = {rule.id for rule in rules.rules if rule.stage is Stage.RCPT}
+    kept, found = [], []
+    for recipient in recipients:
+        alone = decide_partly(rules, {**facts, "recipient": (recipient,)})
+        found.append(alone)
+        if alone.rule not in at_rcpt:
+            kept.append(recipient)
+    for alone in found:
+        if isinstance(alone, Undecided):
+            possible = frozenset[Disposition]().union(*map(possible_ends, found))
+            return replace(alone, possible=possible)
+    if not kept:
+        return found[0]
+    by_sender = found[0]
+    if by_sender.rule in {rule.id for rule in rules.rules if rule.stage is Stage.MAIL}:
+        return by_sender
+    return decide_partly(rules, {**facts, "recipient": tuple(kept)}, stages=(Stage.MESSAGE,))
+
+
+def possible_ends(found: Decided | Undecided) -> frozenset[Disposition]:
+    """All that may have become of the message."""
+    return found.possible if isinstance(found, Undecided) else frozenset({found.disposition})
+
+
+def decide_partly(
+    rules: RuleSet, facts: Mapping[str, Fact], *, stages: Sequence[Stage] = tuple(Stage)
+) -> Decided | Undecided:
     """What these rules do with a message of which only `facts` are known; a key that is not there is unknown."""
     doubts = _Doubts()
     monitors = rules.mode is Mode.MONITOR
-    for stage in Stage:
+    for stage in stages:
         if monitors and stage is not Stage.MESSAGE:
             continue
         for rule in rules.rules:

@@ -241,6 +241,11 @@ class Traces:
         with self._connected() as connection:
             return connection.scalar(select(TRACE_RING.c.last).where(TRACE_RING.c.name == _RING)) or 0
 
+    def count(self) -> int:
+        """How many there are."""
+        with self._connected() as connection:
+            return connection.scalar(select(func.count()).select_from(TRACES)) or 0
+
     def get(self, key: int) -> Trace | None:
         """The whole trace with this key; None where it is gone.
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from gateway.cli.app import app
-from gateway.cli.judged_log import MAX_LINE_BYTES, Passed, known_facts, read_log
+from gateway.cli.judged_log import MAX_LINE_BYTES, known_facts, read_log
+from gateway.cli.recalled import Passed
 from gateway.cli.saved_mail import client_of
 from gateway.engine import Engine, EngineOptions, Judged
 from gateway.mail.message import Message
