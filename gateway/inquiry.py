@@ -75,7 +75,7 @@ def _message_id(message: Message) -> str | None:
     positions = message.positions(b"message-id")
     if not positions:
         return None
-    value = message.unfolded(message.fields[positions[0]])
+    value = message.unfolded(positions[0])
     return value[:MAX_MESSAGE_ID_BYTES].decode("utf-8", "replace")
 
 

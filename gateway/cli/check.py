@@ -181,7 +181,7 @@ def _client(text: str | None) -> IpAddress | None:
 def reverse_path(text: str | None, message: Message) -> Mailbox | None:
     """As given, else what the delivering server noted in Return-Path (RFC 5321 §4.4), else the null path."""
     if text is None:
-        noted = message.named(b"return-path")
+        noted = message.positions(b"return-path")
         if len(noted) != 1:
             return None
         try:

@@ -111,8 +111,8 @@ def _mbox_parts(file: BinaryIO) -> Iterator[bytes | None]:
 
 def client_of(message: Message, hostname: str) -> Client | None:
     """Who gave us the message, by the topmost Received field of ours that names a client from outside; None: nobody says."""
-    for field in message.named(b"received"):
-        text = message.unfolded(field)[:_MAX_RECEIVED_CHARACTERS].decode("ascii", "replace")
+    for position in message.positions(b"received"):
+        text = message.unfolded(position)[:_MAX_RECEIVED_CHARACTERS].decode("ascii", "replace")
         found = _RECEIVED.match(text)
         if found is None or found["by"].lower().rstrip(".") != hostname:
             continue

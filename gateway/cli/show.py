@@ -110,7 +110,7 @@ def _edits(case: Case) -> list[Text]:
         for line in f"{field.name}: {field.value}"[:_MAX_FIELD_CHARACTERS].split("\r\n")
     ]
     for position in sorted(edits.remove):
-        removed = message.field_bytes(message.fields[position]).decode("utf-8", "backslashreplace")
+        removed = message.field_bytes(position).decode("utf-8", "backslashreplace")
         lines.append(Text(f"  < {printable(' '.join(removed.split()), 200)}", "red"))
     return lines
 

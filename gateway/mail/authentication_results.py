@@ -201,7 +201,7 @@ def forged_positions(message: Message, authserv_ids: Collection[str]) -> frozens
         return frozenset(forged)
     ours = {_canonical_id(authserv_id) for authserv_id in authserv_ids}
     for position in positions:
-        claimed = _claimed_id(message.unfolded(message.fields[position]))
+        claimed = _claimed_id(message.unfolded(position))
         if claimed is None or claimed in ours:
             forged.add(position)
     return frozenset(forged)

@@ -70,7 +70,7 @@ def find_author(message: Message) -> Author | NoAuthor:
         fault = AuthorFault.SEVERAL_FROM if positions else AuthorFault.NO_FROM
         return NoAuthor(fault, *domains_named(message, ambiguous=False))
     try:
-        mailbox, display_name = _parse_from(message.value(message.fields[positions[0]]))
+        mailbox, display_name = _parse_from(message.value(positions[0]))
     except _FaultyFromError as error:
         return NoAuthor(error.fault, *domains_named(message, ambiguous=False))
     return Author(mailbox, display_name, positions[0])
@@ -80,11 +80,11 @@ def find_mailboxes(message: Message, key: bytes) -> tuple[Mailbox, ...] | Author
     """Every address of the one field of this name (`from`, `sender`), or why they are not beyond doubt."""
     if _is_ambiguous(message):
         return AuthorFault.AMBIGUOUS_MESSAGE
-    fields = message.named(key)
-    if len(fields) != 1:
-        return AuthorFault.SEVERAL_FROM if fields else AuthorFault.NO_FROM
+    positions = message.positions(key)
+    if len(positions) != 1:
+        return AuthorFault.SEVERAL_FROM if positions else AuthorFault.NO_FROM
     try:
-        return tuple(mailbox for mailbox, _ in _parse_mailboxes(message.value(fields[0])))
+        return tuple(mailbox for mailbox, _ in _parse_mailboxes(message.value(positions[0])))
     except _FaultyFromError as error:
         return error.fault
 

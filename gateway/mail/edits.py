@@ -58,9 +58,7 @@ class EditedHeader:
         """Every field of this name, whole, top first. `key` is in lower case."""
         message, removed = self._message, self._removed
         kept = [
-            message.field_bytes(message.fields[position])
-            for position in message.positions(key)
-            if position not in removed
+            message.field_bytes(position) for position in message.positions(key) if position not in removed
         ]
         new = self._new.get(key)
         return [*(one.to_bytes() for one in new), *kept] if new else kept

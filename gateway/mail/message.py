@@ -1,13 +1,13 @@
 """A message as it came over the wire: its bytes, and where each header field stands in them (RFC 5322 §2).
 
 The bytes are never re-serialised: what is signed, judged and handed on is what was received, with edits beside it
-(`gateway.mail.edits`). Everything that reads a header field goes through `Message.fields`, so that no two checks can
-disagree about what the header section is.
+(`gateway.mail.edits`). Everything that reads a header field asks the `Message` for it by its position, so that no two
+checks can disagree about what the header section is.
 """
 
-import itertools
 import mmap
 import re
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -23,9 +23,12 @@ MAX_FIELDS: Final = 2_000
 MAX_LINE_BYTES: Final = 998
 """RFC 5322 §2.1.1, without the CRLF."""
 
-# A field ends at the first CRLF that no blank follows. Its name (RFC 5322 §2.2) may have blanks behind it (§4.5, obsolete
-# but read); where there is no name, the whole line is the value of no field. One pass, and nothing is tried twice.
-_FIELD: Final = re.compile(rb"(?:([!-9;-~]++)[ \t]*+:)?+([^\r]*+(?:\r(?!\n(?![ \t]))[^\r]*+)*+)(?:\r\n)?")
+_CRLF: Final = b"\r\n"
+_FIELD_END: Final = re.compile(rb"\r\n(?![ \t])")  # RFC 5322 §2.2.3: before a blank, it is folding
+# A name (RFC 5322 §2.2) may have blanks behind it (§4.5, obsolete but read); where there is no name, the whole line is the
+# value of no field.
+_NAME: Final = re.compile(rb"([!-9;-~]++)[ \t]*+:")
+_NAME_BYTES: Final = bytes(range(0x21, 0x7F))
 _ANY_LINE_END: Final = re.compile(rb"\r\n?|\n")
 _MBOX_LINE: Final = re.compile(
     rb">?From [ \t]*+[^: \t]"
@@ -59,13 +62,11 @@ AMBIGUOUS: Final = frozenset(
 
 
 class Field(NamedTuple):
-    """Where one header field stands in `Message.raw`; a named tuple because a message makes dozens of them."""
+    """Where one header field stands in `Message.raw`."""
 
     key: bytes
     """The field's name in lower case; empty where the line is no field at all."""
     start: int
-    value_start: int
-    """The first byte after the colon."""
     end: int
     """One past the field's last byte, its final CRLF included."""
 
@@ -78,7 +79,9 @@ class Message:
         is_vetted: it was looked through on its way in: no NUL and no line end alone is in it.
 
     Attributes:
-        fields: the header fields in order, top first.
+        keys: the header fields' names in lower case, top first; empty where a line is no field at all.
+        index: the positions of the fields of each name, top first.
+        repeated: the names that occur more than once.
         body_start: the offset of the first byte of the body; `len(raw)` where there is none.
     """
 
@@ -89,8 +92,10 @@ class Message:
         header_end, self.body_start = _find_body(raw)
         self._too_large = header_end > MAX_HEADER_BYTES
         header = raw[: min(header_end, MAX_HEADER_BYTES)]
-        self.fields: Final[tuple[Field, ...]] = tuple(_parse_fields(header))
-        self._index: Final = _index(self.fields)
+        self._lines, self._is_cut = _split_fields(header)
+        self.keys, self._values = _name_fields(self._lines)
+        self.index, self.repeated = _index(self.keys)
+        self._fields: tuple[Field, ...] | None = None
 
     @classmethod
     def from_file(cls, content: bytes) -> "Message":
@@ -110,26 +115,29 @@ class Message:
         """The size in bytes, as SIZE counts it (RFC 1870)."""
         return len(self.raw)
 
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Where each header field stands, top first; found out when it is first asked for, as few messages are edited."""
+        if self._fields is None:
+            self._fields = tuple(_place(self.keys, self._lines, is_cut=self._is_cut))
+        return self._fields
+
     def positions(self, key: bytes) -> tuple[int, ...]:
-        """The places in `fields` of every field of this name, top first. `key` is in lower case."""
-        return self._index.get(key, ())
+        """The places of every field of this name, top first. `key` is in lower case."""
+        return self.index.get(key, ())
 
-    def named(self, key: bytes) -> list[Field]:
-        """Every field of this name, top first. `key` is in lower case."""
-        return [self.fields[position] for position in self.positions(key)]
-
-    def field_bytes(self, field: Field) -> bytes:
+    def field_bytes(self, position: int) -> bytes:
         """The whole field as it was received, its final CRLF included."""
-        return self.raw[field.start : field.end]
+        line = self._lines[position]
+        return line if self._is_cut and position == len(self._lines) - 1 else line + _CRLF
 
-    def value(self, field: Field) -> bytes:
+    def value(self, position: int) -> bytes:
         """All that follows the colon, folding kept, without the field's final CRLF."""
-        value = self.raw[field.value_start : field.end]
-        return value.removesuffix(b"\r\n")
+        return self._values[position]
 
-    def unfolded(self, field: Field) -> bytes:
+    def unfolded(self, position: int) -> bytes:
         """The value with its folding undone (RFC 5322 §2.2.3) and without white space at either end."""
-        return self.value(field).replace(b"\r\n", b"").strip(b" \t")
+        return self._values[position].replace(b"\r\n", b"").strip(b" \t")
 
     @property
     def defects(self) -> frozenset[Defect]:
@@ -140,9 +148,9 @@ class Message:
 
     def _find_defects(self) -> frozenset[Defect]:
         found: set[Defect] = set()
-        if b"" in self._index:
+        if b"" in self.index:
             found.add(Defect.MALFORMED_FIELD)
-        if len(self.fields) > MAX_FIELDS:
+        if len(self.keys) > MAX_FIELDS:
             found.add(Defect.TOO_MANY_FIELDS)
         if self._too_large:
             found.add(Defect.HEADER_TOO_LARGE)
@@ -157,24 +165,36 @@ class Message:
         return frozenset(found)
 
 
-def _index(fields: tuple[Field, ...]) -> dict[bytes, tuple[int, ...]]:
-    """The places of every field, by its name."""
-    index: dict[bytes, list[int]] = {}
-    for position, field in enumerate(fields):
-        index.setdefault(field.key, []).append(position)
-    return {key: tuple(positions) for key, positions in index.items()}
+def _index(keys: Sequence[bytes]) -> tuple[dict[bytes, tuple[int, ...]], tuple[bytes, ...]]:
+    """The positions of each name, and which names have several."""
+    index: dict[bytes, tuple[int, ...]] = {key: (position,) for position, key in enumerate(keys)}
+    if len(index) == len(keys):
+        return index, ()
+    several: dict[bytes, list[int]] = {}
+    for position, key in enumerate(keys):
+        several.setdefault(key, []).append(position)
+    index = {key: tuple(positions) for key, positions in several.items()}
+    return index, tuple(key for key, positions in several.items() if len(positions) > 1)
+
+
+def _place(keys: Sequence[bytes], lines: list[bytes], *, is_cut: bool) -> Iterator[Field]:
+    start, last = 0, len(lines) - 1
+    for position, (key, line) in enumerate(zip(keys, lines, strict=True)):
+        end = start + len(line) + (0 if is_cut and position == last else len(_CRLF))
+        yield Field(key, start, end)
+        start = end
 
 
 def has_bare_line_end(raw: Buffer) -> bool:
     """Whether a CR or an LF stands alone anywhere (RFC 5321 §2.3.8 forbids both)."""
     if isinstance(raw, bytes):
-        return _counts_differ(raw)
+        return _has_half_line_end(raw)
     start, size = 0, len(raw)
     while start < size:  # a map cannot count: in large pieces, none of which ends within a CRLF
         end = min(start + _SCAN_BYTES, size)
         if raw[end - 1 : end + 1] == b"\r\n":
             end += 1
-        if _counts_differ(raw[start:end]):
+        if _has_half_line_end(raw[start:end]):
             return True
         start = end
     return False
@@ -192,9 +212,9 @@ def has_long_line(raw: Buffer) -> bool:
     return False
 
 
-def _counts_differ(raw: bytes) -> bool:
-    pairs = raw.count(b"\r\n")
-    return raw.count(b"\r") != pairs or raw.count(b"\n") != pairs
+def _has_half_line_end(raw: bytes) -> bool:
+    without = raw.replace(b"\r\n", b"")
+    return b"\r" in without or b"\n" in without
 
 
 def _find_body(raw: Buffer) -> tuple[int, int]:
@@ -207,14 +227,26 @@ def _find_body(raw: Buffer) -> tuple[int, int]:
     return blank + 2, blank + 4
 
 
-def _parse_fields(header: bytes) -> list[Field]:
-    fields: list[Field] = []
-    make = tuple.__new__  # half the cost of the named tuple's own constructor, dozens of times a message
-    start = 0
-    for found in itertools.islice(_FIELD.finditer(header), MAX_FIELDS + 1):
-        name, end = found[1], found.end()
-        if end == start:
-            break  # the empty match at the end
-        fields.append(make(Field, (name.lower() if name else b"", start, found.start(2), end)))
-        start = end
-    return fields
+def _split_fields(header: bytes) -> tuple[list[bytes], bool]:
+    """Every field without its final CRLF, and whether the last one has none."""
+    lines = _FIELD_END.split(header, MAX_FIELDS + 1)
+    is_cut = len(lines) <= MAX_FIELDS + 1 and lines[-1] != b""
+    if not is_cut:
+        lines.pop()  # what is not read, or what the last CRLF leaves
+    return lines, is_cut
+
+
+def _name_fields(lines: list[bytes]) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """The names in lower case, and the values; all names at once, unless one has a form that must be looked at."""
+    if not lines:
+        return (), ()
+    names, colons, values = zip(*[line.partition(b":") for line in lines], strict=True)
+    joined = b":".join(names).lower()
+    keys = joined.split(b":")
+    if b"" not in keys and b"" not in colons and not joined.translate(None, _NAME_BYTES):
+        return keys, values
+    found = [(line, _NAME.match(line)) for line in lines]
+    return (
+        [name[1].lower() if name else b"" for _, name in found],
+        [line[name.end() :] if name else line for line, name in found],
+    )

@@ -101,7 +101,7 @@ def _cases() -> list[Case]:
 
 
 def _topmost_results(message: Message, test: dict[str, Any]) -> NewField:
-    fields = [message.unfolded(field).decode() for field in message.named(b"authentication-results")]
+    fields = [message.unfolded(at).decode() for at in message.positions(b"authentication-results")]
     ours = next(value for value in fields if value.startswith(f"{test['srv-id']};"))
     return NewField("Authentication-Results", " ".join(ours.split()))
 

@@ -206,7 +206,9 @@ def with_one_signature(raw: bytes, kept: int) -> bytes:
     """It is content with one good signature: without the others, that must be this one."""
     message = Message(raw)
     others = [
-        message.field_bytes(field) for at, field in enumerate(message.named(b"dkim-signature")) if at != kept
+        message.field_bytes(position)
+        for at, position in enumerate(message.positions(b"dkim-signature"))
+        if at != kept
     ]
     for other in others:
         raw = raw.replace(other, b"", 1)

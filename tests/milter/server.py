@@ -77,7 +77,7 @@ class ScriptedJudge:
         if self._captures is None:
             return ACCEPTED
         self._capture(envelope, message)
-        found = message.named(b"x-script")
+        found = message.positions(b"x-script")
         script = json.loads(message.unfolded(found[0])) if found else {}
         if script.get("crash"):
             raise RuntimeError("a bug in the judge")

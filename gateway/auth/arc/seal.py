@@ -138,4 +138,4 @@ def _older_fields(message: Message) -> Iterable[bytes]:
         return
     for fields in read_chain(message):
         for position in (fields.results_position, fields.message_position, fields.seal_position):
-            yield canonical_field(message.field_bytes(message.fields[position]), _RELAXED)
+            yield canonical_field(message.field_bytes(position), _RELAXED)

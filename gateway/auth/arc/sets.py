@@ -171,7 +171,7 @@ def _read(message: Message, key: bytes, position: int) -> _Found:
     if key == _RESULTS_KEY:
         return _read_results(message, position)
     try:
-        tags = parse_tags(message.value(message.fields[position]))
+        tags = parse_tags(message.value(position))
     except DkimError as error:
         raise ArcError(Problem.ARC_INSTANCE, str(error), cause=error.problem) from error
     return _Found(position=position, instance=_instance(tags.get("i", "")), tags=tags)
@@ -187,7 +187,7 @@ def _read_leniently(message: Message, key: bytes, position: int) -> _Found | Non
 def _read_results(message: Message, position: int) -> _Found:
     """`i=1; lists.example.org; dmarc=pass …` (RFC 8617 §4.1.1): the number must stand first."""
     try:
-        text = message.unfolded(message.fields[position]).decode()
+        text = message.unfolded(position).decode()
         at = _expect(text, skip_comments(text, 0), "i")
         at = _expect(text, at, "=")
         number = _INSTANCE.match(text, at)

@@ -18,7 +18,7 @@ from gateway.auth.arc.sets import (
     has_chain,
     read_chain,
 )
-from gateway.auth.dkim.canonical import CRLF, Canonicalization, canonical_field, without_signature
+from gateway.auth.dkim.canonical import CRLF, relaxed_header, without_signature
 from gateway.auth.dkim.content import SignedContent, verify_signature
 from gateway.auth.dkim.key import MIN_TRUSTED_RSA_BITS, KeyRecord
 from gateway.auth.dkim.signature import Algorithm, Signature, message_signature
@@ -136,16 +136,13 @@ def seal_digests(message: Message, chain: Sequence[SetFields]) -> Iterator[bytes
     """
     so_far = hashlib.sha256()
     for fields in chain:
-        own = message.field_bytes(message.fields[fields.seal_position])
-        so_far.update(_relaxed(message, fields.results_position) + _relaxed(message, fields.message_position))
+        others = (fields.results_position, fields.message_position)
+        so_far.update(relaxed_header([(message.keys[at], message.value(at)) for at in others]))
         signed = so_far.copy()
-        signed.update(canonical_field(without_signature(own), Canonicalization.RELAXED).removesuffix(CRLF))
+        key, value = message.keys[fields.seal_position], message.value(fields.seal_position)
+        signed.update(relaxed_header([(key, without_signature(value))]).removesuffix(CRLF))
         yield signed.digest()
-        so_far.update(canonical_field(own, Canonicalization.RELAXED))
-
-
-def _relaxed(message: Message, position: int) -> bytes:
-    return canonical_field(message.field_bytes(message.fields[position]), Canonicalization.RELAXED)
+        so_far.update(relaxed_header([(key, value)]))
 
 
 def _verify_seal(seal: Seal, key: KeyRecord, digest: bytes) -> Problem | None:

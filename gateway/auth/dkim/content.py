@@ -14,6 +14,8 @@ from gateway.auth.dkim.canonical import (
     Canonicalization,
     canonical_body,
     canonical_field,
+    canonical_text,
+    relaxed_header,
     without_signature,
 )
 from gateway.auth.dkim.key import MIN_TRUSTED_RSA_BITS, KeyRecord
@@ -25,14 +27,16 @@ CHUNK_BYTES: Final = 128 * 1024
 """How much of a body is looked at at once: fits in a processor's cache, and keeps memory flat for a mapped file."""
 
 
-_SHOWN_ONCE: Final = (
-    b"subject",
-    b"date",
-    b"to",
-    b"cc",
-    b"reply-to",
-    b"content-type",
-    b"content-transfer-encoding",
+_SHOWN_ONCE: Final = frozenset(
+    (
+        b"subject",
+        b"date",
+        b"to",
+        b"cc",
+        b"reply-to",
+        b"content-type",
+        b"content-transfer-encoding",
+    )
 )
 """Fields that RFC 5322 §3.6 and RFC 2045 allow once, and that decide what the reader sees or whom he answers."""
 
@@ -53,7 +57,7 @@ class BodyHashes:
 
 
 class SignedContent:
-    """A message as its signatures see it; each part is canonicalised and hashed once, however many signatures cover it.
+    """A message as its signatures see it; its body is canonicalised and hashed once, however many signatures cover it.
 
     Args:
         message: the message.
@@ -64,10 +68,6 @@ class SignedContent:
         self._message = message
         self._signatures = tuple(signatures)
         self._bodies: dict[Canonicalization, BodyHashes] = {}
-        self._fields: dict[Canonicalization, dict[int, bytes]] = {
-            Canonicalization.SIMPLE: {},
-            Canonicalization.RELAXED: {},
-        }
 
     def body(self, how: Canonicalization) -> BodyHashes:
         """Hash the body in this form."""
@@ -82,49 +82,66 @@ class SignedContent:
             for signature in self._signatures
             if signature.body_length is not None and signature.body_canonicalization is how
         }
-        return hash_body(canonical_body(_body_chunks(self._message), how), lengths)
+        message = self._message
+        start = message.body_start
+        if not lengths and len(message) - start <= CHUNK_BYTES:
+            text = canonical_text(message.raw[start:], how)
+            return BodyHashes(hashlib.sha256(text).digest(), len(text), {})
+        return hash_body(canonical_body(_body_chunks(message), how), lengths)
 
     def has_unsigned_double(self, signature: Signature) -> bool:
         """Whether a field that may occur once is signed, and stands in the message once more than that.
 
         Signed is the lowest; most readers are shown the highest, which anybody may have put there (RFC 6376 §8.15).
         """
+        message = self._message
         signed = signature.signed_fields
         return any(
-            0 < signed.count(name) < len(places)
-            for name in _SHOWN_ONCE
-            if len(places := self._message.positions(name)) > 1
+            0 < signed.count(name) < len(message.index[name])
+            for name in message.repeated
+            if name in _SHOWN_ONCE
         )
 
     def header_digest(self, position: int, signature: Signature) -> bytes:
         """Hash the header fields that a signature covers, then its own field (RFC 6376 §3.7).
 
         Args:
-            position: the place of the signature's own field in `Message.fields`.
+            position: the place of the signature's own field in the message.
             signature: what that field says.
         """
         message = self._message
-        how = signature.header_canonicalization
-        known = self._fields[how]
-        own_field = message.fields[position]
-        parts: list[bytes] = []
-        unused: dict[bytes, list[int]] = {}
+        own_key, own_value = message.keys[position], without_signature(message.value(position))
+        places = self._signed_places(position, signature)
+        if signature.header_canonicalization is Canonicalization.RELAXED:
+            fields = [(message.keys[place], message.value(place)) for place in places]
+            fields.append((own_key, own_value))
+            return hashlib.sha256(relaxed_header(fields)[: -len(CRLF)]).digest()
+        parts = [canonical_field(message.field_bytes(place), Canonicalization.SIMPLE) for place in places]
+        name, colon, _ = message.field_bytes(position).partition(b":")
+        return hashlib.sha256(b"".join((*parts, name, colon, own_value))).digest()
+
+    def _signed_places(self, position: int, signature: Signature) -> list[int]:
+        """Where the fields of `h=` stand, in its order: of each name from the bottom up (RFC 6376 §5.4.2).
+
+        A name listed more often than it occurs signs that there is no further one.
+        """
+        index = self._message.index
+        own_key = self._message.keys[position]
+        signed: list[int] = []
+        used: dict[bytes, int] = {}
         for name in signature.signed_fields:
-            places = unused.get(name)
+            places = index.get(name)
             if places is None:
-                places = unused[name] = list(message.positions(name))
-                if name == own_field.key:
-                    places.remove(position)  # it is hashed last, without its b=
-            # From the bottom up; a name listed more often than it occurs signs that there is no further one (§5.4.2).
-            if places:
-                place = places.pop()
-                text = known.get(place)
-                if text is None:
-                    text = known[place] = canonical_field(message.field_bytes(message.fields[place]), how)
-                parts.append(text)
-        own = without_signature(message.field_bytes(own_field))
-        parts.append(canonical_field(own, how).removesuffix(CRLF))
-        return hashlib.sha256(b"".join(parts)).digest()
+                continue
+            if name == own_key:
+                places = tuple(
+                    place for place in places if place != position
+                )  # it is hashed last, without its b=
+            turn = used.get(name, 0) + 1
+            if turn <= len(places):
+                signed.append(places[-turn])
+                used[name] = turn
+        return signed
 
 
 def hash_body(pieces: Iterable[bytes], lengths: Iterable[int]) -> BodyHashes:

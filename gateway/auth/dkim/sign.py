@@ -205,7 +205,7 @@ def _came_unproven(message: Message, own_results: Container[int], author_domain:
     for position in message.positions(b"authentication-results"):
         if position not in own_results:
             continue  # another's word
-        for result in message.unfolded(message.fields[position]).lower().split(b";"):
+        for result in message.unfolded(position).lower().split(b";"):
             words = result.split()
             if not words or not words[0].startswith(b"dmarc=") or words[0] == b"dmarc=pass":
                 continue
@@ -238,6 +238,6 @@ def _good_signatures(
 
 def _read(message: Message, position: int) -> Signature | None:
     try:
-        return parse_signature(message.value(message.fields[position]))
+        return parse_signature(message.value(position))
     except DkimError:
         return None

@@ -145,7 +145,7 @@ def _read(message: Message, position: int) -> Signature | DkimResult:
     """Read one signature field, or say why it cannot be read."""
     tags: dict[str, str] = {}
     try:
-        tags = parse_tags(message.value(message.fields[position]))
+        tags = parse_tags(message.value(position))
         return dkim_signature(tags)
     except DkimError as error:
         return _unread(

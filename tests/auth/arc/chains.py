@@ -81,7 +81,7 @@ class Custodian:
         for name in self.signed.lower().split(":"):
             places = unused[name.strip().encode()]
             if places:
-                found.append(message.field_bytes(message.fields[places.pop()]))
+                found.append(message.field_bytes(places.pop()))
         return found
 
 
@@ -96,7 +96,7 @@ def _sets(message: Message) -> list[bytes]:
     """The fields of the sets that are there, oldest first; made by us, so newest stand on top."""
     found = []
     for index in range(1, len(message.positions(FIELDS[0])) + 1):
-        found += [message.field_bytes(message.named(name)[-index]) for name in FIELDS]
+        found += [message.field_bytes(message.positions(name)[-index]) for name in FIELDS]
     return found
 
 

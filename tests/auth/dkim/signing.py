@@ -182,7 +182,7 @@ def canonical_message(
 ) -> tuple[list[bytes], bytes]:
     """What two messages must share for one signature to fit both."""
     message = Message(raw)
-    fields = [canonical_field(message.field_bytes(found), header) for found in message.fields]
+    fields = [canonical_field(message.field_bytes(at), header) for at in range(len(message.keys))]
     return fields, b"".join(canonical_body([raw[message.body_start :]], body))
 
 

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.auth.dkim.canonical import Canonicalization, canonical_body, canonical_field, without_signature
+from gateway.auth.dkim.canonical import (
+    Canonicalization,
+    canonical_body,
+    canonical_field,
+    canonical_text,
+    relaxed_header,
+    without_signature,
+)
 from gateway.auth.dkim.content import hash_body
 
 SIMPLE, RELAXED = Canonicalization.SIMPLE, Canonicalization.RELAXED
@@ -80,6 +87,23 @@ PIECES = st.lists(
 @given(PIECES.map(b"".join), st.sampled_from(list(Canonicalization)), st.integers(1, 7))
 def test_in_chunks_is_all_at_once_is_line_by_line(text: bytes, how: Canonicalization, size: int) -> None:
     assert body(text, how, size=size) == body(text, how) == by_the_book(text, how)
+    assert canonical_text(text, how) == body(text, how)
+
+
+VALUES = st.lists(
+    st.sampled_from([b"\r\n ", b"\r\n\t", b"\r:", b"\na", b" ", b"\t", b"a", b":", b"  \t", b"\xff\x00"])
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"From", b"to", b"x-Y"]), VALUES.map(b"".join))))
+def test_a_header_is_its_fields_one_by_one(fields: list[tuple[bytes, bytes]]) -> None:
+    """RFC 6376 §3.4.2 step by step for each field."""
+    by_the_book = [
+        name.lower() + b":" + re.sub(rb"[ \t]+", b" ", value.replace(b"\r\n", b"")).strip(b" ") + b"\r\n"
+        for name, value in fields
+    ]
+    assert relaxed_header([(name.lower(), value) for name, value in fields]) == b"".join(by_the_book)
+    assert [canonical_field(name + b" :" + value + b"\r\n", RELAXED) for name, value in fields] == by_the_book
 
 
 @given(PIECES.map(b"".join), st.sampled_from(list(Canonicalization)))
@@ -127,4 +151,5 @@ EMPTIED = [
 
 @pytest.mark.parametrize(("field", "emptied", "why"), EMPTIED)
 def test_the_signature_is_taken_out_of_its_own_field(field: bytes, emptied: bytes, why: str) -> None:
-    assert without_signature(field) == emptied, why
+    name, _, value = field.partition(b":")
+    assert name + b":" + without_signature(value) == emptied, why
