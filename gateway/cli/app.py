@@ -512,7 +512,8 @@ def policy_check(
 @policy_app.command(
     "test",
     epilog=(
-        "Examples:  gateway policy test --against /var/log/gateway.log --rules strict\n\n"
+        "Examples:  gateway policy test --against store --rules strict    (the traces of /etc/gateway/gateway.toml)\n\n"
+        "gateway policy test --against /var/log/gateway.log --rules strict\n\n"
         "gateway policy test --against ~/Maildir --config /etc/gateway/gateway.toml\n\n"
         "gateway policy test --against saved.mbox --live default --rules ./stricter.toml --json | jq .changed"
     ),
@@ -548,14 +549,14 @@ def policy_test(
     """
 
     def run() -> int:
-        from gateway.cli.policy_test import ReplayRequest, run_policy_test
+        from gateway.cli.policy_test import STORE, ReplayRequest, run_policy_test
 
         return run_policy_test(
             ReplayRequest(
                 against=against,
                 rules=rules,
                 live=live,
-                config=config,
+                config=_CONFIG_FILE if config is None and str(against) == STORE else config,
                 zone=zone,
                 as_json=as_json,
                 limit=limit,

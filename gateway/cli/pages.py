@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from gateway.cli.errors import UsageFault
@@ -18,7 +19,7 @@ from gateway.pages import Access, Site, Sources
 from gateway.pages.examinations import Examinations
 from gateway.pages.site import Finder, Process
 from gateway.store.engine import open_to_read
-from gateway.store.traces import EVERYTHING, TraceFilter, TraceLine, Traces
+from gateway.store.traces import EVERYTHING, Tally, TraceFilter, TraceLine, Traces
 from gateway.trace.addresses import AddressHider
 from gateway.trace.model import Trace
 
@@ -115,6 +116,10 @@ class LateTraces(Finder):
     def last_key(self) -> int:
         """See `Traces.last_key`."""
         return self._traces().last_key()
+
+    def tally(self, now: datetime, span: timedelta) -> Tally:
+        """See `Traces.tally`."""
+        return self._traces().tally(now, span)
 
     def get_by_id(self, identifier: str) -> Trace | None:
         """See `Traces.get_by_id`."""

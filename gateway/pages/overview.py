@@ -1,14 +1,13 @@
 """Is mail flowing? The last quarter of an hour, counted by door, by minute and by refusing rule."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 
 from gateway.explain.story import outcome_word
 from gateway.mail.envelope import Listener
-from gateway.store.traces import TraceLine
+from gateway.store.traces import Group, Tally
 from gateway.verdict import Disposition
 
 SPAN: Final = timedelta(minutes=15)
@@ -68,26 +67,23 @@ class Flow:
         ) * len(OUTCOMES)
 
 
-def count(lines: Sequence[TraceLine], now: datetime, limit: int) -> Flow:
-    """Count them. `lines`: newest first, none older than `SPAN`; `limit`: how many were asked for."""
-    is_cut = len(lines) >= limit
-    since = lines[-1].at if is_cut and lines else now - SPAN
-    words = [outcome_word(line.disposition, line.code) for line in lines]
+def flow_of(tally: Tally, now: datetime) -> Flow:
+    """The same by minute, by door and by whoever refused."""
     by_minute: Counter[tuple[int, str]] = Counter()
     by_door: Counter[tuple[Listener, str]] = Counter()
     by_rule: Counter[tuple[str, str]] = Counter()
-    for line, word in zip(lines, words, strict=True):
-        age = max(0, int((now - line.at).total_seconds()) // _MINUTE_S)
-        by_minute[age, word] += 1
-        by_door[line.listener, word] += 1
+    for group in tally.groups:
+        word = outcome_word(group.disposition, group.code)
+        by_minute[group.age_min, word] += group.messages
+        by_door[group.listener, word] += group.messages
         if word in _AGAINST:
-            by_rule[_refuser(line, word), word] += 1
+            by_rule[_refuser(group, word), word] += group.messages
     ages = range(int(SPAN.total_seconds()) // _MINUTE_S - 1, -1, -1)
     return Flow(
-        since=since,
+        since=tally.since,
         until=now,
-        total=len(lines),
-        is_cut=is_cut,
+        total=by_door.total(),
+        is_cut=tally.is_cut,
         minutes=tuple(
             Minute(
                 at=now - timedelta(minutes=age + 1), counts=tuple(by_minute[age, word] for word in OUTCOMES)
@@ -100,18 +96,18 @@ def count(lines: Sequence[TraceLine], now: datetime, limit: int) -> Flow:
             if any(by_door[door, word] for word in OUTCOMES)
         ),
         refusers=tuple((rule, word, many) for (rule, word), many in by_rule.most_common(12)),
-        last=lines[0].at if lines else None,
+        last=max((group.last for group in tally.groups), default=None),
     )
 
 
-def _refuser(line: TraceLine, word: str) -> str:
+def _refuser(group: Group, word: str) -> str:
     """Who would not let it through: a rule, or whoever answered without one."""
-    match line.disposition:
+    match group.disposition:
         case Disposition.REJECT | Disposition.DEFER:
-            return line.rule or BEFORE_JUDGING
+            return group.rule or BEFORE_JUDGING
         case Disposition.ACCEPT | Disposition.QUARANTINE:
-            return line.rule or BEFORE_JUDGING if word == "quarantined" else MAIL_SERVER
+            return group.rule or BEFORE_JUDGING if word == "quarantined" else MAIL_SERVER
         case None:
             return BEFORE_JUDGING
         case _:
-            assert_never(line.disposition)
+            assert_never(group.disposition)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -20,11 +20,11 @@ from gateway.mail.envelope import Listener
 from gateway.mail.errors import ParseError
 from gateway.pages.access import COOKIE, COOKIE_S, Access, Answer, safe_path
 from gateway.pages.examinations import Examinations, TooManyError
-from gateway.pages.overview import OUTCOMES, SPAN, Flow, count
+from gateway.pages.overview import OUTCOMES, SPAN, Flow, flow_of
 from gateway.pages.render import render
 from gateway.pages.search import SINCE, parse_key, parse_search
 from gateway.store.errors import StoreError
-from gateway.store.traces import MAX_PAGE, TraceFilter, TraceLine
+from gateway.store.traces import Tally, TraceFilter, TraceLine
 from gateway.verdict import Disposition
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Finder(Protocol):
     ) -> list[TraceLine]: ...
     def after(self, key: int, wanted: TraceFilter = ..., *, limit: int = ...) -> list[TraceLine]: ...  # noqa: D102
     def last_key(self) -> int: ...  # noqa: D102
+    def tally(self, now: datetime, span: timedelta) -> Tally: ...  # noqa: D102
     def get_by_id(self, identifier: str) -> "Trace | None": ...  # noqa: D102
 
 
@@ -201,10 +202,8 @@ class Site:
         if self._flow is None or time.monotonic() - self._flow[0] > FLOW_IS_FRESH_S:
             now = self._sources.now()
             traces = self._finder()
-            lines = await self._sources.read(
-                lambda: traces.find(TraceFilter(since=now - SPAN), limit=MAX_PAGE)
-            )
-            self._flow = time.monotonic(), count(lines, now, MAX_PAGE)
+            tally = await self._sources.read(lambda: traces.tally(now, SPAN))
+            self._flow = time.monotonic(), flow_of(tally, now)
         return self._flow[1]
 
     async def _show_list(self, request: web.Request) -> web.Response:

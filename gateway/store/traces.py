@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Engine,
@@ -22,11 +23,13 @@ from sqlalchemy import (
     Table,
     and_,
     delete,
+    extract,
     func,
     or_,
     select,
     update,
 )
+from sqlalchemy import cast as cast_to
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.mail.envelope import Listener
@@ -45,12 +48,18 @@ from gateway.verdict import Disposition
 KEEP: Final = 100_000
 KEEP_FOR: Final = timedelta(days=14)
 MAX_PAGE: Final = 1_000
+MAX_COUNTED: Final = 200_000
+"""As many rows are gone through for a tally, which SQLite does in some tenths of a second; a quarter of an hour at 222 a second."""
+
 MAX_COLUMN_CHARACTERS: Final = 500
 MAX_RECIPIENTS_CHARACTERS: Final = 16_000
 
 _RING: Final = "traces"
 _TRIM_EXTRA: Final = 200
 """So many more rows go than have come, where the ring holds too many: after `keep` was made smaller."""
+
+_WRITTEN_WITHIN: Final = timedelta(seconds=30)
+"""Of two messages the later answered may be written first, by another process: hardly by so much."""
 
 _ROWS_AT_ONCE: Final = 50
 """SQLite before 3.32 takes 999 values in a statement."""
@@ -115,6 +124,38 @@ class TraceLine:
     rule: str | None
     code: int | None
     size: int | None
+
+
+class Group(NamedTuple):
+    """Messages that are alike.
+
+    Attributes:
+        age_min: how many whole minutes ago they were answered.
+        code: what the client heard, in hundreds: 200, 400, 500.
+        last: when the newest of them was answered.
+    """
+
+    age_min: int
+    listener: Listener
+    disposition: Disposition | None
+    code: int | None
+    rule: str | None
+    messages: int
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """The messages of a time, counted.
+
+    Attributes:
+        since: so far back they were counted: as was asked, or less where there are more than `MAX_COUNTED`.
+        is_cut: the latter.
+    """
+
+    groups: tuple[Group, ...]
+    since: datetime
+    is_cut: bool
 
 
 class Kept(NamedTuple):
@@ -241,6 +282,24 @@ class Traces:
         with self._connected() as connection:
             return connection.scalar(select(TRACE_RING.c.last).where(TRACE_RING.c.name == _RING)) or 0
 
+    def tally(self, now: datetime, span: timedelta) -> Tally:
+        """Count what was answered within `span` before `now`, by minute, listener, what became of it, and rule."""
+        since = now - span
+        with self._connected() as connection:
+            newest: int = connection.scalar(select(func.max(_columns.key))) or 0
+            floor = newest - MAX_COUNTED
+            at_floor: datetime | None = connection.scalar(select(_columns.at).where(_columns.key == floor))
+            is_cut = at_floor is not None and at_floor >= since
+            if is_cut:
+                since, first = cast("datetime", at_floor), floor
+            else:  # keys are in the order of writing: this walks back over what is counted, and no further
+                too_old = _columns.at < since - _WRITTEN_WITHIN
+                before = select(_columns.key).where(too_old, _columns.key > floor)
+                first = connection.scalar(before.order_by(_columns.key.desc()).limit(1)) or floor
+            counted = _by_group(now).where(_columns.key > first, _columns.at >= since)
+            groups = tuple(map(_group, connection.execute(counted)))
+        return Tally(groups=groups, since=since, is_cut=is_cut)
+
     def count(self) -> int:
         """How many there are."""
         with self._connected() as connection:
@@ -342,6 +401,27 @@ class Traces:
 
     def _kept(self, address: str) -> str:
         return (self._hider.address(address) if self._hider else address).lower()
+
+
+def _by_group(now: datetime) -> "Select[tuple[object, ...]]":
+    seconds = cast_to(extract("epoch", _columns.at), BigInteger)
+    age_min = (int(now.timestamp()) - seconds) // 60
+    alike = (age_min, _columns.listener, _columns.disposition, _columns.code // 100, _columns.rule)
+    named = [column.label(f"by_{name}") for column, name in zip(alike, Group._fields, strict=False)]
+    return select(*named, func.count(), func.max(_columns.at)).group_by(*named)
+
+
+def _group(row: Row[tuple[object, ...]]) -> Group:
+    age_min, listener, disposition, hundreds, rule, messages, last = cast("tuple[Any, ...]", row)
+    return Group(
+        age_min=max(0, age_min),
+        listener=Listener(listener),
+        disposition=Disposition(disposition) if disposition else None,
+        code=None if hundreds is None else hundreds * 100,
+        rule=rule,
+        messages=messages,
+        last=last,
+    )
 
 
 def _row(trace: Trace) -> tuple[object, ...]:

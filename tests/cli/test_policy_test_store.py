@@ -257,7 +257,7 @@ def test_a_trace_of_another_release_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (None, "give a --config that has a [store]"),
+        (None, "/etc/gateway/gateway.toml"),
         ('authserv_id = "mx.example.net"\n[milter]\nlisten = "unix:/run/m.sock"\n', "give a --config that has a [store]"),
         ('authserv_id = "mx.example.net"\n[milter]\nlisten = "unix:/run/m.sock"\n[store]\nurl = "sqlite:////nowhere/at.all"\n', "there is no file /nowhere/at.all"),
     ],

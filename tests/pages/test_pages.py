@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from gateway.ops.config import HostPort, HttpSettings
 from gateway.ops.metrics import Metrics
 from gateway.pages import Access, Site, Sources
 from gateway.store import StoreError
-from gateway.store.traces import EVERYTHING, TraceFilter, TraceLine
+from gateway.store.traces import EVERYTHING, Tally, TraceFilter, TraceLine
 from tests.pages.bed import ACCEPTED, HOSTILE, REFUSED, Bed, accepted, serving
 
 TOKEN = "0123456789abcdef0123"
@@ -316,6 +317,9 @@ class _Broken:
     def last_key(self) -> int:
         raise self._error
 
+    def tally(self, now: datetime, span: timedelta) -> Tally:
+        raise self._error
+
     def get_by_id(self, identifier: str) -> None:
         raise self._error
 
@@ -328,6 +332,7 @@ class _Broken:
         (None, f"/traces/{REFUSED}", 503, "There is no [store]"),
         (None, "/doctor", 404, "There is no such page"),
         (_Broken(StoreError("database is locked", "end the program")), "/traces", 503, "end the program"),
+        (_Broken(StoreError("database is locked", "end the program")), "/", 503, "end the program"),
         (_Broken(RuntimeError("secret detail")), "/traces", 500, "Something went wrong here"),
     ],
 )

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,9 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from gateway.mail.envelope import Listener
+from gateway.mail.reply import Reply
 from gateway.store import Store, StoreError
+from gateway.store import traces as module
 from gateway.store.engine import open_engine, open_to_read
 from gateway.store.traces import EVERYTHING, Kept, Ring, TraceFilter, TraceRing, Traces
 from gateway.store.writer import Writer, WriterLimits
@@ -26,6 +29,7 @@ from tests.trace.samples import SESSION, trace
 
 __all__ = ["database", "postgresql"]
 
+MILTER = replace(SESSION, listener=Listener.MILTER)
 QUICK = WriterLimits(gather_s=0.0, retry_s=0.01, max_retry_s=0.05)
 
 
@@ -321,3 +325,51 @@ def test_reading_does_not_wait_for_the_writer(database: str, engine: Engine) -> 
         TraceRing(Ring()).write(connection, [Kept.of(trace("not yet"))])
         found = asyncio.run(asyncio.wait_for(asyncio.to_thread(Traces(engine).find), TIMEOUT_S))
     assert [line.id for line in found] == ["there"]
+
+
+AGO = timedelta(minutes=15)
+
+
+def test_a_tally_is_what_the_lines_come_to(engine: Engine) -> None:
+    """By every word that the overview shows; also of messages written out of order, and of a clock that is ahead."""
+    moment = now()
+    refused = Reply.of(550, "5.7.1", "no")
+    kinds: tuple[dict[str, object], ...] = (
+        {"disposition": Disposition.ACCEPT, "rule": "pass", "reply": Reply.of(250, "2.0.0", "ok")},
+        {"disposition": Disposition.REJECT, "rule": "spf-fail", "reply": refused},
+        {"disposition": Disposition.ACCEPT, "rule": "pass", "reply": refused},
+        {"disposition": None, "rule": None, "reply": Reply.of(421, "4.3.2", "later")},
+        {"disposition": Disposition.ACCEPT, "rule": "pass", "reply": None, "session": MILTER},
+    )
+    ages_s = [1_000, 905, 899, 890, 895, 600.5, 60, 59.5, 61, 30, 0.1, -5]
+    write(engine, *[trace(f"id{at}.{n}", answered=moment - timedelta(seconds=age), **kind) for at, age in enumerate(ages_s) for n, kind in enumerate(kinds)])  # fmt: skip
+    traces = Traces(engine)
+    tally = traces.tally(moment, AGO)
+    assert (tally.since, tally.is_cut) == (moment - AGO, False)
+    counted: Counter[tuple[object, ...]] = Counter()
+    for group in tally.groups:
+        counted[group.listener, group.disposition, group.code, group.rule] += group.messages
+        assert group.last <= moment - timedelta(minutes=group.age_min) + timedelta(seconds=5)
+    lines = traces.find(TraceFilter(since=moment - AGO), limit=1_000)
+    assert counted == Counter(
+        (line.listener, line.disposition, line.code and line.code // 100 * 100, line.rule) for line in lines
+    )
+    assert {group.age_min for group in tally.groups} == {14, 10, 1, 0}
+    assert len(lines) == 10 * len(kinds)
+
+
+def test_a_tally_goes_through_so_many_rows_and_says_how_far_back_that_was(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_COUNTED", 100)
+    moment = now()
+    write(engine, *[trace(f"id{n}", answered=moment - timedelta(seconds=300 - n)) for n in range(300)])
+    tally = Traces(engine).tally(moment, AGO)
+    assert (sum(group.messages for group in tally.groups), tally.is_cut) == (100, True)
+    assert moment - timedelta(seconds=102) < tally.since < moment - timedelta(seconds=98)
+    assert not Traces(engine).tally(moment, timedelta(seconds=50)).is_cut
+
+
+def test_a_tally_of_nothing(engine: Engine) -> None:
+    tally = Traces(engine).tally(now(), AGO)
+    assert (tally.groups, tally.is_cut) == ((), False)
