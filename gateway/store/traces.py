@@ -7,7 +7,7 @@ messages, and an index on each column would cost every one of them.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain
@@ -342,6 +342,7 @@ class Traces:
         return select(*TRACES.c).where(*self._conditions(wanted))
 
     def _conditions(self, wanted: TraceFilter) -> list[ColumnElement[bool]]:
+        wanted = _storable(wanted)
         conditions = [self._word(word) for word in wanted.words]
         exact = (
             (_columns.id, wanted.id),
@@ -460,6 +461,16 @@ def _fit(text: str | None, limit: int = MAX_COLUMN_CHARACTERS) -> str | None:
     if text.isascii() and "\0" not in text:
         return text[:limit]
     return text.encode("utf-8", "replace").decode().replace("\0", "?")[:limit]
+
+
+def _storable(wanted: TraceFilter) -> TraceFilter:
+    """What is looked for, as it would be kept: PostgreSQL takes no NUL for an answer, and SQLite no lone surrogate."""
+    texts: dict[str, Any] = {
+        each.name: _fit(text)
+        for each in fields(wanted)
+        if type(text := getattr(wanted, each.name)) is str  # not one of our own words
+    }
+    return replace(wanted, **texts, words=tuple(_fit(word) or "" for word in wanted.words))
 
 
 def _bare(text: str) -> str:

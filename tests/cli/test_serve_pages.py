@@ -19,20 +19,21 @@ from tests.cli.test_serve import (
     free_port,
     write_pair,
 )
+from tests.store.databases import database, postgresql
 
-__all__ = ["downstream"]
+__all__ = ["database", "downstream", "postgresql"]
 
 
 @pytest.fixture(params=[1, 2], ids=["alone", "two workers"])
 def served(
-    tmp_path: Path, downstream: tuple[Downstream, int], request: pytest.FixtureRequest
+    tmp_path: Path, downstream: tuple[Downstream, int], database: str, request: pytest.FixtureRequest
 ) -> Iterator[Served]:
     workers: int = request.param
     smtp_port, http_port = free_port(), free_port()
     write_pair(tmp_path)
     config = tmp_path / "gateway.toml"
     text = config_text(downstream[1], smtp_port, http_port)
-    config.write_text(f'workers = {workers}\n{text}\n[store]\nurl = "sqlite:///{tmp_path}/gateway.db"\n')
+    config.write_text(f'workers = {workers}\n{text}\n[store]\nurl = "{database}"\n')
     gateway = Served(config, smtp_port, http_port)
     try:
         if workers == 1:
@@ -65,6 +66,7 @@ def test_a_message_is_on_the_pages_a_moment_after_its_answer(served: Served) -> 
     overview = served.get("/")
     for name in ("worker 0", "worker 1") if "workers = 2" in served.config.read_text() else ("gateway",):
         assert f"{name} <span" in overview
+    assert "example.net" in until_shown(served, "/domains", "<dt>Domain")
     assert served.stop() == 0
 
 

@@ -39,7 +39,7 @@ from gateway.ops.metrics import Metrics
 from gateway.pages import Access, Site, Sources
 from gateway.pages.examinations import Examinations
 from gateway.pages.site import Process
-from gateway.store.engine import open_engine
+from gateway.store.engine import open_engine, open_to_read
 from gateway.store.traces import DEFAULT_RING, Kept, TraceRing, Traces
 from gateway.trace.model import Addressee, Heard, Trace
 from gateway.verdict import Disposition, RuleTried, Stage
@@ -223,15 +223,15 @@ class Bed:
     """A site that answers, and the store behind it."""
 
     url: str
-    traces: Path
+    database: str
 
     def add(self, *more: Trace) -> None:
         """Write these, as the gateway would."""
-        write(self.traces, more)
+        write(self.database, more)
 
 
-def write(path: Path, traces: Sequence[Trace]) -> None:
-    engine = open_engine(f"sqlite:///{path}")
+def write(database: str, traces: Sequence[Trace]) -> None:
+    engine = open_engine(database)
     if traces:
         with engine.begin() as connection:
             TraceRing(DEFAULT_RING).write(connection, [Kept.of(each) for each in traces])
@@ -267,12 +267,16 @@ def processes() -> tuple[Process, ...]:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, token: str | None = None, host: str = "127.0.0.1", kept: Sequence[Trace] | None = None
+    store: Path | str,
+    *,
+    token: str | None = None,
+    host: str = "127.0.0.1",
+    kept: Sequence[Trace] | None = None,
 ) -> AsyncIterator[Bed]:
-    """Pages at a free port; `kept`: the messages, or one of each kind."""
-    path = folder / "traces.db"
-    write(path, messages(datetime.now(UTC)) if kept is None else kept)
-    engine = await asyncio.to_thread(open_engine, f"sqlite:///{path}")
+    """Pages at a free port, over an empty database or one in this folder; `kept`: the messages, or one of each kind."""
+    database = store if isinstance(store, str) else f"sqlite:///{store}/traces.db"
+    write(database, messages(datetime.now(UTC)) if kept is None else kept)
+    engine = await asyncio.to_thread(open_to_read, database)
     examinations = doctor()
     sources = Sources(traces=Traces(engine), processes=processes, doctor=examinations)
     site = Site(Access(host, token), sources, name="mx.example.net")
@@ -280,7 +284,7 @@ async def serving(
     await listener.start()
     try:
         where, port = listener.addresses[0]
-        yield Bed(url=f"http://{where}:{port}", traces=path)
+        yield Bed(url=f"http://{where}:{port}", database=database)
     finally:
         await listener.close()
         await examinations.close()

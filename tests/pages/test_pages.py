@@ -16,6 +16,9 @@ from gateway.pages import Access, Site, Sources
 from gateway.store import StoreError
 from gateway.store.traces import EVERYTHING, Tally, TraceFilter, TraceLine
 from tests.pages.bed import ACCEPTED, HOSTILE, REFUSED, Bed, accepted, serving
+from tests.store.databases import database, postgresql
+
+__all__ = ["database", "postgresql"]
 
 TOKEN = "0123456789abcdef0123"
 PAGES = (
@@ -31,8 +34,9 @@ _VOID = {"meta", "link", "img", "input", "br"}
 
 
 @pytest.fixture
-async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
-    async with serving(tmp_path) as bed:
+async def bed(database: str) -> AsyncIterator[Bed]:
+    """Over each kind of database."""
+    async with serving(database) as bed:
         yield bed
 
 

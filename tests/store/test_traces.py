@@ -144,6 +144,10 @@ def test_one_of_two_is_found(engine: Engine, wanted: TraceFilter) -> None:
         TraceFilter(words=("wanted.1", "other.1")),  # all must hold
         TraceFilter(words=("%",)),
         TraceFilter(words=("' OR 1=1 --",)),
+        TraceFilter(words=("a\0b@\udcff.example", "\0")),
+        TraceFilter(sender="\0\udcff@mail.example.com", recipient="\0@\udcff", author=".\0\udcff"),
+        TraceFilter(id="\udcff", queue_id="\0", message_id="<\udcff\0>", rule="\0", client="\udcff"),
+        TraceFilter(words=("x@" + "y" * 100_000,)),
         TraceFilter(sender="example.com"),  # not the domains below it
         TraceFilter(sender="%@mail.example.com"),
         TraceFilter(recipient="b@example.net"),
