@@ -14,8 +14,9 @@ from gateway.mail.author import Author, AuthorFault, NoAuthor
 from gateway.mail.envelope import Envelope, Recipient
 from gateway.mail.errors import ParseError
 from gateway.policy.facts import KEYS, Case, Fact, Kind, fact_words
-from gateway.store.traces import MAX_PAGE, Traces
+from gateway.store.traces import Traces
 from gateway.trace.addresses import MARK
+from gateway.trace.document import read_document
 from gateway.trace.model import Trace
 from gateway.verdict import Disposition, Stage
 
@@ -34,17 +35,13 @@ def read_traces(traces: Traces, sealers: Collection[str], passed: Passed) -> Ite
     Raises:
         StoreError: they cannot be read.
     """
-    before = None
-    while lines := traces.find(before=before, limit=MAX_PAGE):
-        for line in lines:
-            try:
-                trace = traces.get(line.key)
-            except ParseError:
-                passed.broken += 1
-                continue
-            if trace is not None:  # it may have left the ring just now
-                yield recall(trace, sealers)
-        before = lines[-1].key
+    for document in traces.documents():
+        try:
+            trace = read_document(document)
+        except ParseError:
+            passed.broken += 1
+            continue
+        yield recall(trace, sealers)
 
 
 def recall(trace: Trace, sealers: Collection[str]) -> Recalled:

@@ -19,9 +19,12 @@ from gateway.pages import Access, Site, Sources
 from gateway.pages.examinations import Examinations
 from gateway.pages.site import Finder, Process
 from gateway.store.engine import open_to_read
-from gateway.store.traces import EVERYTHING, Tally, TraceFilter, TraceLine, Traces
+from gateway.store.traces import Traces
 from gateway.trace.addresses import AddressHider
+from gateway.trace.line import TraceLine
 from gateway.trace.model import Trace
+from gateway.trace.search import EVERYTHING, TraceFilter
+from gateway.trace.tally import Tally
 
 _NO_STORE: Final = 'There is no [store] in the config. Add one: [store] url = "sqlite:////var/lib/gateway/gateway.db", and restart.'
 _NOTHING_KEPT: Final = (

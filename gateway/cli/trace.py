@@ -24,8 +24,10 @@ from gateway.ops.config.load import load_config
 from gateway.ops.text import printable
 from gateway.store import StoreError
 from gateway.store.engine import open_to_read
-from gateway.store.traces import TraceFilter, TraceLine, Traces
+from gateway.store.traces import Traces
+from gateway.trace.line import TraceLine
 from gateway.trace.model import Trace
+from gateway.trace.search import TraceFilter
 from gateway.verdict import Disposition
 
 FOUND_NOTHING: Final = 1

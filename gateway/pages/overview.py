@@ -7,7 +7,7 @@ from typing import Final, assert_never
 
 from gateway.explain.story import outcome_word
 from gateway.mail.envelope import Listener
-from gateway.store.traces import Group, Tally
+from gateway.trace.tally import Group, Tally
 from gateway.verdict import Disposition
 
 SPAN: Final = timedelta(minutes=15)

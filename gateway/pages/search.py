@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlencode
 
 from gateway.mail.envelope import Listener
-from gateway.store.traces import TraceFilter
+from gateway.trace.search import TraceFilter
 from gateway.verdict import Disposition
 
 SINCE: Final = {

@@ -24,7 +24,9 @@ from gateway.pages.overview import OUTCOMES, SPAN, Flow, flow_of
 from gateway.pages.render import render
 from gateway.pages.search import SINCE, parse_key, parse_search
 from gateway.store.errors import StoreError
-from gateway.store.traces import Tally, TraceFilter, TraceLine
+from gateway.trace.line import TraceLine
+from gateway.trace.search import TraceFilter
+from gateway.trace.tally import Tally
 from gateway.verdict import Disposition
 
 if TYPE_CHECKING:

@@ -73,6 +73,12 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         "CREATE TABLE trace_ring (name VARCHAR(20) NOT NULL PRIMARY KEY, last BIGINT NOT NULL)",
         "INSERT INTO trace_ring (name, last) VALUES ('traces', 0)",
     ),
+    (  # 3: traces of many messages in one row; those of before are given up
+        "DROP TABLE traces",
+        "DROP TABLE trace_documents",
+        "CREATE TABLE traces (key {key}, newest {moment} NOT NULL, count INTEGER NOT NULL, lines TEXT NOT NULL)",
+        "CREATE TABLE trace_documents (key {key}, documents TEXT NOT NULL)",
+    ),
 )
 
 _TYPES: Final = {

@@ -100,39 +100,26 @@ TLS_RESULTS: Final = Table(
     Index("tls_results_domain", "policy_domain", "at"),
 )
 
-MAX_ID_CHARACTERS: Final = 64
-MAX_WORD_CHARACTERS: Final = 20
-
 TRACES: Final = Table(
     "traces",
     METADATA,
     Column("key", _Id, primary_key=True, autoincrement=False),
-    Column("at", Moment, nullable=False),
-    Column("id", String(MAX_ID_CHARACTERS), nullable=False),
-    Column("queue_id", Text),
-    Column("message_id", Text),
-    Column("listener", String(MAX_WORD_CHARACTERS), nullable=False),
-    Column("client", String(45), nullable=False),
-    Column("sender", Text, nullable=False),
-    Column("recipients", Text, nullable=False),
-    Column("author", Text),
-    Column("author_domain", Text),
-    Column("disposition", String(MAX_WORD_CHARACTERS)),
-    Column("rule", Text),
-    Column("code", Integer),
-    Column("size", BigInteger),
+    Column("newest", Moment, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("lines", Text, nullable=False),
 )
-"""What traces are found by: narrow, so that all of it can be looked through; the key is their order.
+"""What traces are found by, of some that were written together: each a line of text, in JSON.
 
-No index but the key's: one more costs each message as much processor time as all of the rest (docs/decisions/0031).
+Each trace has a key, and keys are given in their order; `key` is that of the last line, `newest` the time of the latest.
 """
 
 TRACE_DOCUMENTS: Final = Table(
     "trace_documents",
     METADATA,
     Column("key", _Id, primary_key=True, autoincrement=False),
-    Column("document", Text, nullable=False),
+    Column("documents", Text, nullable=False),
 )
+"""The whole of the same traces, line by line. Apart, so that what is found by can be looked through without them."""
 
 TRACE_RING: Final = Table(
     "trace_ring",

@@ -1,174 +1,69 @@
 """The ring of traces: the last so many messages, written in batches, found by whatever an operator was told of one of them.
 
+A row holds the traces of some messages that were written together, in two tables: in one their lines, which are looked through, and in
+the other their documents. A database has as much trouble with a row of one message as with one of hundreds.
+
 Keys are given in the order of writing, whoever writes, so that "newest first", "the next page" and "what has come since" are
-all a matter of keys. Searching reads the narrow table from its newest row on; that costs a fraction of a second for a million
-messages, and an index on each column would cost every one of them.
+all a matter of keys.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from itertools import chain
-from typing import Any, Final, NamedTuple, cast
+from itertools import chain, islice
+from typing import Final, NamedTuple, TypeVarTuple, cast
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Engine,
-    Row,
-    Select,
-    Table,
-    and_,
-    delete,
-    extract,
-    func,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy import cast as cast_to
+from sqlalchemy import Connection, Engine, Result, Select, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.mail.envelope import Listener
+from gateway.mail.errors import ParseError
 from gateway.store.engine import explain
-from gateway.store.tables import (
-    MAX_ID_CHARACTERS,
-    TRACE_DOCUMENTS,
-    TRACE_RING,
-    TRACES,
-)
+from gateway.store.errors import StoreError
+from gateway.store.tables import TRACE_DOCUMENTS, TRACE_RING, TRACES
 from gateway.trace.addresses import AddressHider
-from gateway.trace.document import address_words, read_document, write_document
+from gateway.trace.document import read_document, write_document
+from gateway.trace.line import TraceLine, read_outcomes, write_line
 from gateway.trace.model import Trace
-from gateway.verdict import Disposition
+from gateway.trace.search import EVERYTHING, Search, TraceFilter
+from gateway.trace.tally import Tally, count_outcomes
 
 KEEP: Final = 100_000
 KEEP_FOR: Final = timedelta(days=14)
 MAX_PAGE: Final = 1_000
-MAX_COUNTED: Final = 200_000
-"""As many rows are gone through for a tally, which SQLite does in some tenths of a second; a quarter of an hour at 222 a second."""
+MAX_COUNTED: Final = 100_000
+"""As many traces are gone through for a tally, in some tenths of a second; a quarter of an hour at 111 a second."""
 
-MAX_COLUMN_CHARACTERS: Final = 500
-MAX_RECIPIENTS_CHARACTERS: Final = 16_000
+MAX_TOGETHER: Final = 250
+"""Traces in one row; so many more than its size a ring holds at most, because rows go as they came."""
 
 _RING: Final = "traces"
 _TRIM_EXTRA: Final = 200
-"""So many more rows go than have come, where the ring holds too many: after `keep` was made smaller."""
+"""So many more go than have come, where the ring holds too many: after `keep` was made smaller."""
+
+_ROWS_AT_ONCE: Final = 50
+"""Of the lines of a million messages, in memory."""
 
 _WRITTEN_WITHIN: Final = timedelta(seconds=30)
 """Of two messages the later answered may be written first, by another process: hardly by so much."""
 
-_ROWS_AT_ONCE: Final = 50
-"""SQLite before 3.32 takes 999 values in a statement."""
-_MOMENT_CHARACTERS: Final = len("2026-03-14 12:00:00.123456")
+_Columns = TypeVarTuple("_Columns")
 
-_columns: Final = TRACES.c
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceFilter:
-    """Which traces are wanted; all that is given must hold. Text compares without regard to case.
-
-    Attributes:
-        words: each must be the trace's id, queue-id, Message-ID, client, author, sender or recipient.
-        sender, recipient, author: an address, or a domain, or `.example.com` for all below one; sender `<>` is the null path.
-        client: the client's address.
-        since, until: answered at or after, and before.
-    """
-
-    words: tuple[str, ...] = ()
-    id: str | None = None
-    queue_id: str | None = None
-    message_id: str | None = None
-    sender: str | None = None
-    recipient: str | None = None
-    author: str | None = None
-    author_domain: str | None = None
-    client: str | None = None
-    disposition: Disposition | None = None
-    rule: str | None = None
-    listener: Listener | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-
-EVERYTHING: Final = TraceFilter()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceLine:
-    """One message in a list.
-
-    Attributes:
-        key: its place in the ring: the later, the greater.
-        at: when it was answered.
-        recipients: in lower case, as far as they fit. `sender` likewise; empty for the null path.
-        code: what the client heard; None where the mail server answered by itself.
-    """
-
-    key: int
-    at: datetime
-    id: str
-    queue_id: str | None
-    message_id: str | None
-    listener: Listener
-    client: str
-    sender: str
-    recipients: tuple[str, ...]
-    author: str | None
-    author_domain: str | None
-    disposition: Disposition | None
-    rule: str | None
-    code: int | None
-    size: int | None
-
-
-class Group(NamedTuple):
-    """Messages that are alike.
-
-    Attributes:
-        age_min: how many whole minutes ago they were answered.
-        code: what the client heard, in hundreds: 200, 400, 500.
-        last: when the newest of them was answered.
-    """
-
-    age_min: int
-    listener: Listener
-    disposition: Disposition | None
-    code: int | None
-    rule: str | None
-    messages: int
-    last: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """The messages of a time, counted.
-
-    Attributes:
-        since: so far back they were counted: as was asked, or less where there are more than `MAX_COUNTED`.
-        is_cut: the latter.
-    """
-
-    groups: tuple[Group, ...]
-    since: datetime
-    is_cut: bool
+_MAX_KEY: Final = 2**63
+_ALL_KEYS: Final = range(_MAX_KEY)
 
 
 class Kept(NamedTuple):
-    """A trace as the two tables have it, all but the key; `columns` are those from `id` on."""
+    """A trace as it is written."""
 
     at: datetime
-    columns: tuple[object, ...]
-    document: str
+    line: bytes
+    document: bytes
 
     @classmethod
     def of(cls, trace: Trace) -> "Kept":
         """Make it."""
-        return cls(trace.answered, _row(trace), write_document(trace).decode())
+        return cls(trace.answered, write_line(trace), write_document(trace))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +78,7 @@ DEFAULT_RING: Final = Ring()
 
 
 class TraceRing:
-    """What the writer calls: rows in, old rows out (`gateway.store.writer.Sink`, `Cleaned`)."""
+    """What the writer calls: traces in, old ones out (`gateway.store.writer.Sink`, `Cleaned`)."""
 
     name: Final = TRACES.name
 
@@ -192,58 +87,51 @@ class TraceRing:
 
     def write(self, connection: Connection, items: Sequence[object]) -> None:
         """Put these in at the end, and let as many go at the beginning."""
-        last = _take_keys(connection, len(items))
-        kept = list(enumerate(cast("Sequence[Kept]", items), last - len(items) + 1))
-        moment = _moment_for(connection)
-        _insert(connection, TRACES, [(key, moment(one.at), *one.columns) for key, one in kept])
-        _insert(connection, TRACE_DOCUMENTS, [(key, one.document) for key, one in kept])
-        self._trim(connection, last - self._ring.keep, len(items) + _TRIM_EXTRA)
+        kept = cast("Sequence[Kept]", items)
+        last = _take_keys(connection, len(kept))
+        first = last - len(kept) + 1
+        for start in range(0, len(kept), MAX_TOGETHER):
+            some = kept[start : start + MAX_TOGETHER]
+            _insert(connection, first + start + len(some) - 1, some)
+        self._trim(connection, last - self._ring.keep, len(kept) + _TRIM_EXTRA)
 
-    def clean(self, connection: Connection, rows: int) -> int:
-        """Delete what is too old, so many rows at most; say how many there were."""
-        too_old = _columns.at < datetime.now(UTC) - self._ring.keep_for
-        query = select(_columns.key).order_by(_columns.key).limit(rows).subquery()
-        oldest = select(func.max(_columns.key)).where(_columns.key.in_(select(query.c.key)), too_old)
-        until: int | None = connection.scalar(oldest)
-        return 0 if until is None else self._delete(connection, until)
+    def clean(self, connection: Connection, rows: int) -> bool:
+        """Delete what is too old, so many traces or a few more at most; say whether there may be others."""
+        first = _first_key(connection)
+        if first is None:
+            return False
+        key = TRACES.c.key
+        too_old = TRACES.c.newest < datetime.now(UTC) - self._ring.keep_for
+        until: int | None = connection.scalar(select(func.max(key)).where(key <= first + rows, too_old))
+        if until is None:
+            return False
+        _delete(connection, until)
+        return True
 
-    def _trim(self, connection: Connection, until: int, rows: int) -> None:
-        if until <= 0:
-            return
-        first: int | None = connection.scalar(select(func.min(_columns.key)))
+    def _trim(self, connection: Connection, until: int, traces: int) -> None:
+        first = _first_key(connection) if until > 0 else None
         if first is not None and first <= until:
-            self._delete(connection, min(until, first + rows))
-
-    def _delete(self, connection: Connection, until: int) -> int:
-        connection.execute(delete(TRACE_DOCUMENTS).where(TRACE_DOCUMENTS.c.key <= until))
-        return connection.execute(delete(TRACES).where(_columns.key <= until)).rowcount
+            _delete(connection, min(until, first + traces))
 
 
-def _insert(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]) -> None:
-    """Many rows in one statement: each statement is one more time that the thread gives up Python and waits to have it back."""
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        some = rows[start : start + _ROWS_AT_ONCE]
-        values = tuple(chain.from_iterable(some))
-        connection.exec_driver_sql(
-            _insert_text(table.name, len(some), len(some[0]), _mark(connection)), values
-        )
+def _insert(connection: Connection, key: int, kept: Sequence[Kept]) -> None:
+    lines = b"\n".join([each.line for each in kept]).decode()
+    documents = b"\n".join([each.document for each in kept]).decode()
+    newest = max(each.at for each in kept)
+    row = {"key": key, "newest": newest, "count": len(kept), "lines": lines}
+    connection.execute(insert(TRACES), row)
+    connection.execute(insert(TRACE_DOCUMENTS), {"key": key, "documents": documents})
 
 
-@lru_cache(maxsize=2 * _ROWS_AT_ONCE)
-def _insert_text(table: str, rows: int, columns: int, mark: str) -> str:
-    row = f"({', '.join([mark] * columns)})"
-    return f"INSERT INTO {table} VALUES {', '.join([row] * rows)}"  # noqa: S608 - our own table
+def _delete(connection: Connection, until: int) -> None:
+    connection.execute(delete(TRACE_DOCUMENTS).where(TRACE_DOCUMENTS.c.key <= until))
+    connection.execute(delete(TRACES).where(TRACES.c.key <= until))
 
 
-def _mark(connection: Connection) -> str:
-    return "?" if connection.dialect.name == "sqlite" else "%s"
-
-
-def _moment_for(connection: Connection) -> Callable[[datetime], object]:
-    """A UTC time as the database's own program takes it; `Moment` does the same for statements of SQLAlchemy's."""
-    if connection.dialect.name != "sqlite":
-        return lambda moment: moment
-    return lambda moment: moment.isoformat(" ", "microseconds")[:_MOMENT_CHARACTERS]
+def _first_key(connection: Connection) -> int | None:
+    """That of the oldest row."""
+    first: int | None = connection.scalar(select(func.min(TRACES.c.key)))
+    return first
 
 
 def _take_keys(connection: Connection, count: int) -> int:
@@ -270,12 +158,16 @@ class Traces:
         self, wanted: TraceFilter = EVERYTHING, *, before: int | None = None, limit: int = 50
     ) -> list[TraceLine]:
         """Newest first, older than the key `before`."""
-        query = self._query(wanted).order_by(_columns.key.desc())
-        return self._lines(query if before is None else query.where(_columns.key < before), limit)
+        rows = _rows(wanted).order_by(TRACES.c.key.desc())
+        if before is None:
+            return self._look(rows, wanted, limit, newest_first=True)
+        rows = rows.where(TRACES.c.key < before + MAX_TOGETHER)
+        return self._look(rows, wanted, limit, newest_first=True, among=range(before))
 
     def after(self, key: int, wanted: TraceFilter = EVERYTHING, *, limit: int = 50) -> list[TraceLine]:
         """What has come since the trace with this key, oldest first."""
-        return self._lines(self._query(wanted).where(_columns.key > key).order_by(_columns.key), limit)
+        rows = _rows(wanted).where(TRACES.c.key > key).order_by(TRACES.c.key)
+        return self._look(rows, wanted, limit, newest_first=False, among=range(key + 1, _MAX_KEY))
 
     def last_key(self) -> int:
         """The newest key that was ever given; 0 where there was none."""
@@ -284,26 +176,16 @@ class Traces:
 
     def tally(self, now: datetime, span: timedelta) -> Tally:
         """Count what was answered within `span` before `now`, by minute, listener, what became of it, and rule."""
-        since = now - span
-        with self._connected() as connection:
-            newest: int = connection.scalar(select(func.max(_columns.key))) or 0
-            floor = newest - MAX_COUNTED
-            at_floor: datetime | None = connection.scalar(select(_columns.at).where(_columns.key == floor))
-            is_cut = at_floor is not None and at_floor >= since
-            if is_cut:
-                since, first = cast("datetime", at_floor), floor
-            else:  # keys are in the order of writing: this walks back over what is counted, and no further
-                too_old = _columns.at < since - _WRITTEN_WITHIN
-                before = select(_columns.key).where(too_old, _columns.key > floor)
-                first = connection.scalar(before.order_by(_columns.key.desc()).limit(1)) or floor
-            counted = _by_group(now).where(_columns.key > first, _columns.at >= since)
-            groups = tuple(map(_group, connection.execute(counted)))
-        return Tally(groups=groups, since=since, is_cut=is_cut)
+        its, since = TRACES.c, now - span
+        rows = select(its.lines).where(its.newest >= since - _WRITTEN_WITHIN).order_by(its.key.desc())
+        with self._reading(rows) as found:
+            outcomes = chain.from_iterable(reversed(read_outcomes(text)) for (text,) in found)
+            return count_outcomes(outcomes, now, since, at_most=MAX_COUNTED)
 
     def count(self) -> int:
         """How many there are."""
         with self._connected() as connection:
-            return connection.scalar(select(func.count()).select_from(TRACES)) or 0
+            return connection.scalar(select(func.sum(TRACES.c.count))) or 0
 
     def get(self, key: int) -> Trace | None:
         """The whole trace with this key; None where it is gone.
@@ -316,15 +198,66 @@ class Traces:
 
     def document(self, key: int) -> str | None:
         """The same as it is kept, in JSON; of whatever release."""
-        query = select(TRACE_DOCUMENTS.c.document).where(TRACE_DOCUMENTS.c.key == key)
-        with self._connected() as connection:
-            document: str | None = connection.scalar(query)
-        return document
+        its = TRACE_DOCUMENTS.c
+        row = self._first(select(its.key, its.documents).where(its.key >= key).order_by(its.key))
+        if row is None:
+            return None
+        last, text = row
+        documents = text.split("\n")
+        place = key - last + len(documents) - 1
+        return documents[place] if place >= 0 else None
+
+    def documents(self) -> Iterator[str]:
+        """All of them, newest first; those that go meanwhile are left out.
+
+        The database is read row by row: a long reading at one go would keep it from tidying up.
+        """
+        its = TRACE_DOCUMENTS.c
+        rows = select(its.key, its.documents).order_by(its.key.desc())
+        row = self._first(rows)
+        while row is not None:
+            last, text = row
+            yield from reversed(text.split("\n"))
+            row = self._first(rows.where(its.key < last))
 
     def get_by_id(self, identifier: str) -> Trace | None:
         """The newest trace with this id. See `get`."""
         found = self.find(TraceFilter(id=identifier), limit=1)
         return self.get(found[0].key) if found else None
+
+    def _look(
+        self,
+        rows: "Select[int, str]",
+        wanted: TraceFilter,
+        limit: int,
+        *,
+        newest_first: bool,
+        among: range = _ALL_KEYS,
+    ) -> list[TraceLine]:
+        """The first so many lines of these rows that are wanted and have one of these keys."""
+        search = Search(wanted, self._hider)
+        with self._reading(rows) as found:
+            lines = chain.from_iterable(
+                search.among(text, last_key=key, newest_first=newest_first) for key, text in found
+            )
+            return list(islice((line for line in lines if line.key in among), min(limit, MAX_PAGE)))
+
+    def _first(self, rows: "Select[int, str]") -> tuple[int, str] | None:
+        with self._reading(rows.limit(1)) as found:
+            row = found.first()
+        return None if row is None else (row[0], row[1])
+
+    @contextmanager
+    def _reading(self, rows: "Select[*_Columns]") -> "Iterator[Result[*_Columns]]":
+        """Some rows at a time, however many there are."""
+        with self._connected() as connection:
+            options = connection.execution_options(yield_per=_ROWS_AT_ONCE)
+            try:
+                with options.execute(rows) as found:
+                    yield found
+            except ParseError as error:
+                remedy = "run the release that wrote it, or give this one a store of its own"
+                raise StoreError(str(error), remedy) from error
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
@@ -334,173 +267,8 @@ class Traces:
         except SQLAlchemyError as error:
             raise explain(error) from error
 
-    def _lines(self, query: "Select[tuple[object, ...]]", limit: int) -> list[TraceLine]:
-        with self._connected() as connection:
-            return [_line(row) for row in connection.execute(query.limit(min(limit, MAX_PAGE)))]
 
-    def _query(self, wanted: TraceFilter) -> "Select[tuple[object, ...]]":
-        return select(*TRACES.c).where(*self._conditions(wanted))
-
-    def _conditions(self, wanted: TraceFilter) -> list[ColumnElement[bool]]:
-        wanted = _storable(wanted)
-        conditions = [self._word(word) for word in wanted.words]
-        exact = (
-            (_columns.id, wanted.id),
-            (_columns.queue_id, wanted.queue_id),
-            (_columns.message_id, wanted.message_id and _bare(wanted.message_id)),
-            (_columns.author_domain, wanted.author_domain and wanted.author_domain.lower()),
-            (_columns.client, wanted.client and wanted.client.lower()),
-            (_columns.disposition, wanted.disposition and wanted.disposition.value),
-            (_columns.rule, wanted.rule),
-            (_columns.listener, wanted.listener and wanted.listener.value),
-        )
-        conditions += [column == value for column, value in exact if value is not None]
-        if wanted.sender is not None:
-            conditions.append(self._is_address(_columns.sender, wanted.sender))
-        if wanted.author is not None:
-            conditions.append(self._is_address(_columns.author, wanted.author))
-        if wanted.recipient is not None:
-            conditions.append(self._is_recipient(wanted.recipient))
-        if wanted.since is not None:
-            conditions.append(_columns.at >= wanted.since)
-        if wanted.until is not None:
-            conditions.append(_columns.at < wanted.until)
-        return conditions
-
-    def _word(self, word: str) -> ColumnElement[bool]:
-        """Whatever an operator was told: a part of a reply, of a log line, of a header, or an address."""
-        bare = _bare(word)
-        may_be = [
-            _columns.id == bare,
-            _columns.queue_id == bare,
-            _columns.message_id == bare,
-            _columns.client == bare.lower(),
-        ]
-        if "@" in bare or "." in bare:
-            may_be += [
-                self._is_address(_columns.sender, bare),
-                self._is_address(_columns.author, bare),
-                self._is_recipient(bare),
-            ]
-        return or_(*may_be)
-
-    def _is_address(self, column: ColumnElement[str], text: str) -> ColumnElement[bool]:
-        bare = _bare(text)
-        if not bare:
-            return column == ""
-        if "@" in bare:
-            return column == self._kept(bare)
-        return column.endswith(_domain_end(bare), autoescape=True)
-
-    def _is_recipient(self, text: str) -> ColumnElement[bool]:
-        bare = _bare(text)
-        if "@" in bare:
-            return _columns.recipients.contains(f"\n{self._kept(bare)}\n", autoescape=True)
-        if not bare.startswith(".") and "." not in bare:  # Postmaster
-            return _columns.recipients.contains(f"\n{bare.lower()}\n", autoescape=True)
-        return and_(_columns.recipients.contains(f"{_domain_end(bare)}\n", autoescape=True))
-
-    def _kept(self, address: str) -> str:
-        return (self._hider.address(address) if self._hider else address).lower()
-
-
-def _by_group(now: datetime) -> "Select[tuple[object, ...]]":
-    seconds = cast_to(extract("epoch", _columns.at), BigInteger)
-    age_min = (int(now.timestamp()) - seconds) // 60
-    alike = (age_min, _columns.listener, _columns.disposition, _columns.code // 100, _columns.rule)
-    named = [column.label(f"by_{name}") for column, name in zip(alike, Group._fields, strict=False)]
-    return select(*named, func.count(), func.max(_columns.at)).group_by(*named)
-
-
-def _group(row: Row[tuple[object, ...]]) -> Group:
-    age_min, listener, disposition, hundreds, rule, messages, last = cast("tuple[Any, ...]", row)
-    return Group(
-        age_min=max(0, age_min),
-        listener=Listener(listener),
-        disposition=Disposition(disposition) if disposition else None,
-        code=None if hundreds is None else hundreds * 100,
-        rule=rule,
-        messages=messages,
-        last=last,
-    )
-
-
-def _row(trace: Trace) -> tuple[object, ...]:
-    """The columns of `TRACES` in their order, from `id` on."""
-    session = trace.session
-    return (
-        trace.id[:MAX_ID_CHARACTERS],
-        _fit(trace.queue_id),
-        _fit(_bare(trace.message_id)) if trace.message_id else None,
-        session.listener.value,
-        address_words(session.client_ip),
-        _fit(trace.mail_from.lower()),
-        _recipients(trace),
-        _fit(trace.author.lower()) if trace.author else None,
-        _fit(trace.author_domain),
-        trace.disposition.value if trace.disposition else None,
-        _fit(trace.rule),
-        trace.reply.code if trace.reply else None,
-        trace.size,
-    )
-
-
-def _recipients(trace: Trace) -> str:
-    """Each between two line ends, which no address has: found whole, found by its end."""
-    names = "\n".join([each.address for each in trace.recipients])
-    text = f"\n{names}\n".lower()
-    if len(text) > MAX_RECIPIENTS_CHARACTERS:
-        text = text[: text.rfind("\n", 0, MAX_RECIPIENTS_CHARACTERS) + 1]
-    return _fit(text, MAX_RECIPIENTS_CHARACTERS) or ""
-
-
-def _fit(text: str | None, limit: int = MAX_COLUMN_CHARACTERS) -> str | None:
-    """What both databases can keep: no NUL, no lone surrogate, not too long."""
-    if text is None:
-        return None
-    if text.isascii() and "\0" not in text:
-        return text[:limit]
-    return text.encode("utf-8", "replace").decode().replace("\0", "?")[:limit]
-
-
-def _storable(wanted: TraceFilter) -> TraceFilter:
-    """What is looked for, as it would be kept: PostgreSQL takes no NUL for an answer, and SQLite no lone surrogate."""
-    texts: dict[str, Any] = {
-        each.name: _fit(text)
-        for each in fields(wanted)
-        if type(text := getattr(wanted, each.name)) is str  # not one of our own words
-    }
-    return replace(wanted, **texts, words=tuple(_fit(word) or "" for word in wanted.words))
-
-
-def _bare(text: str) -> str:
-    """A Message-ID or address without its brackets."""
-    text = text.strip()
-    return text[1:-1] if text[:1] == "<" and text[-1:] == ">" else text
-
-
-def _domain_end(domain: str) -> str:
-    """How an address of this domain ends; `.example.com` is all below it."""
-    lower = domain.lower()
-    return lower if lower.startswith(".") else f"@{lower}"
-
-
-def _line(row: Row[tuple[object, ...]]) -> TraceLine:
-    found = row._mapping  # noqa: SLF001 - SQLAlchemy's own way to name columns
-    return TraceLine(
-        key=found["key"],
-        at=found["at"],
-        id=found["id"],
-        queue_id=found["queue_id"],
-        message_id=found["message_id"],
-        listener=Listener(found["listener"]),
-        client=found["client"],
-        sender=found["sender"],
-        recipients=tuple(found["recipients"].strip("\n").split("\n")) if found["recipients"].strip() else (),
-        author=found["author"],
-        author_domain=found["author_domain"],
-        disposition=Disposition(found["disposition"]) if found["disposition"] else None,
-        rule=found["rule"],
-        code=found["code"],
-        size=found["size"],
-    )
+def _rows(wanted: TraceFilter) -> "Select[int, str]":
+    """Those that may have a line that is wanted: the rest of the filter is for `Search`."""
+    rows = select(TRACES.c.key, TRACES.c.lines)
+    return rows if wanted.since is None else rows.where(TRACES.c.newest >= wanted.since)

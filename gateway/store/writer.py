@@ -69,8 +69,8 @@ class Sink(Protocol):
 class Cleaned(Protocol):
     """What old rows are deleted from."""
 
-    def clean(self, connection: Connection, rows: int) -> int:
-        """Delete so many at most, and say how many there were."""
+    def clean(self, connection: Connection, rows: int) -> bool:
+        """Delete some so many, and say whether there may be more."""
         ...
 
 
@@ -82,12 +82,12 @@ class Retention:
     moment: str
     keep: timedelta
 
-    def clean(self, connection: Connection, rows: int) -> int:
+    def clean(self, connection: Connection, rows: int) -> bool:
         """See `Cleaned`."""
         (key,) = self.table.primary_key.columns
         too_old = self.table.c[self.moment] < datetime.now(UTC) - self.keep
         some = select(key).where(too_old).limit(rows)
-        return connection.execute(delete(self.table).where(key.in_(some))).rowcount
+        return connection.execute(delete(self.table).where(key.in_(some))).rowcount == rows
 
 
 _Entry = tuple[Table | Sink, object]
@@ -290,7 +290,8 @@ class Writer:
 
     def _count(self, batch: Sequence[_Entry], outcome: str) -> None:
         with self._changed:
-            self._ended.update((sink.name, outcome) for sink, _ in batch)
+            for sink, items in _by_sink(batch):
+                self._ended[sink.name, outcome] += len(items)
             self._in_work = self._in_work[len(batch) :]
 
     def _drop(self, entry: _Entry) -> None:
@@ -331,12 +332,12 @@ class Writer:
     def _clean(self) -> None:
         """Delete what is too old, a little at a time: what has come meanwhile is written first."""
         for rule in self._retention:
-            if self._delete_some(rule) == self._limits.clean_rows:
+            if self._delete_some(rule):
                 self._clean_at = time.monotonic() + _CLEANING_PAUSE_S
                 return
         self._clean_at = time.monotonic() + self._limits.clean_every_s
 
-    def _delete_some(self, rule: Cleaned) -> int:
+    def _delete_some(self, rule: Cleaned) -> bool:
         # Reading first and writing then: SQLite wants the lock before.
         locking = self._engine.connect().execution_options(takes_write_lock=True)
         with locking as connection, connection.begin():

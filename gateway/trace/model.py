@@ -4,9 +4,11 @@ The findings are the checks' own results, so that a trace says neither more nor 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import msgspec
 
 from gateway.auth.arc.sets import ChainValidation
 from gateway.auth.results import Evidence, Signing
@@ -64,9 +66,13 @@ class Attempt:
     ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trace:
+NO_EVIDENCE: Final = Evidence()
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """One mail transaction, from MAIL to its last answer.
+
+    A frozen dataclass sets its attributes one by one, which would be the dearest step of telling; this is the same, made at once.
 
     Attributes:
         id: as it stands in our replies, the log and the Received field.
@@ -109,11 +115,11 @@ class Trace:
     author: str | None = None
     author_fault: str | None = None
     size: int | None = None
-    evidence: Evidence = field(default_factory=Evidence)
+    evidence: Evidence = NO_EVIDENCE
     questions: tuple[DnsQuestion, ...] = ()
     is_remembered: bool = False
     tried: tuple[RuleTried, ...] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = msgspec.field(default_factory=dict)
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     signing: Signing | None = None

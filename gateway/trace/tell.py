@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from typing import Final
 
 import structlog
+from msgspec import structs
 
 from gateway.auth.results import ArcResult, Evidence
 from gateway.mail.author import Author, NoAuthor
 from gateway.mail.envelope import Envelope, Recipient
 from gateway.mail.reply import Reply
 from gateway.trace.addresses import AddressHider
-from gateway.trace.model import Addressee, Attempt, Heard, Trace
+from gateway.trace.model import NO_EVIDENCE, Addressee, Attempt, Heard, Trace
 from gateway.verdict import Inquiry, Stage, Verdict
 
 MAX_RECIPIENTS: Final = 100
@@ -24,7 +25,6 @@ MAX_ATTEMPTS: Final = 20
 _ADDRESS_FACTS: Final = frozenset({"mail_from", "recipient", "author"})
 _HIDDEN: Final = "(hidden)"
 _NO_INQUIRY: Final = Inquiry(seconds=0.0)
-_NOTHING: Final = Evidence()
 _POSTMASTER: Final = "Postmaster"  # RFC 5321 §4.5.1: the one address that needs no domain
 
 _log: Final = structlog.get_logger(__name__)
@@ -106,7 +106,7 @@ def _trace(story: Story) -> Trace:
         author=author.mailbox.text if isinstance(author, Author) else None,
         author_fault=author.fault.value if isinstance(author, NoAuthor) else None,
         size=story.size,
-        evidence=_lean(verdict.evidence) if verdict else _NOTHING,
+        evidence=_lean(verdict.evidence) if verdict else NO_EVIDENCE,
         questions=tuple(inquiry.questions),
         is_remembered=inquiry.is_remembered,
         tried=inquiry.tried,
@@ -149,7 +149,7 @@ def _lean_arc(arc: ArcResult) -> ArcResult:
 
 
 def _hidden(trace: Trace, hider: AddressHider) -> Trace:
-    return replace(
+    return structs.replace(
         trace,
         session=hider.session(trace.session),
         mail_from=hider.address(trace.mail_from),

@@ -248,7 +248,7 @@ def test_a_trace_of_another_release_is_counted(tmp_path: Path) -> None:
     site.write(ACCEPTED)
     engine = open_engine(site.url)
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE trace_documents SET document = '{}'")
+        connection.exec_driver_sql("UPDATE trace_documents SET documents = '{}'")
     engine.dispose()
     result = site.replay("--rules", "strict", "--json")
     assert (json.loads(result.stdout)["broken_lines"], json.loads(result.stdout)["messages"]) == (1, 0)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
@@ -158,7 +159,7 @@ HOSTILE = "\x1b[2J\u202e<b>\x07\r\nfake: line"
 
 def test_hostile_text_moves_no_cursor(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    hostile = replace(
+    hostile = structs.replace(
         EVERYTHING,
         queue_id=HOSTILE,
         message_id=f"<{HOSTILE}>",
@@ -185,7 +186,7 @@ def test_a_trace_of_another_release_is_shown_as_it_is(tmp_path: Path) -> None:
     site.write(trace("old.1"))
     engine = open_engine(site.url)
     with engine.begin() as connection:
-        connection.exec_driver_sql('UPDATE trace_documents SET document = \'{"stage": "elsewhere"}\'')
+        connection.exec_driver_sql('UPDATE trace_documents SET documents = \'{"stage": "elsewhere"}\'')
     engine.dispose()
     assert '{"stage": "elsewhere"}' in site.ask("old.1")
 

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
+from msgspec import structs
+
 from gateway.auth.results import (
     DkimResult,
     DkimStatus,
@@ -137,7 +139,7 @@ def messages(now: datetime) -> list[Trace]:
             ),
         ),
         accepted(),
-        replace(
+        structs.replace(
             accepted("0f1e2d3c4b5a.3"),
             disposition=Disposition.QUARANTINE,
             intended=Disposition.QUARANTINE,
@@ -159,20 +161,22 @@ def messages(now: datetime) -> list[Trace]:
             evidence=Evidence(),
             questions=(),
         ),
-        replace(
+        structs.replace(
             accepted("0f1e2d3c4b5a.5"),
             reply=Reply.of(451, "4.3.0", "the mail server is not there"),
             downstream=None,
             downstream_failure="refused: nobody listens at 127.0.0.1:10025",
         ),
         hostile(),
-        replace(EVERYTHING, id="0f1e2d3c4b5a.7", session=replace(SESSION, listener=Listener.OUTBOUND)),
+        structs.replace(
+            EVERYTHING, id="0f1e2d3c4b5a.7", session=replace(SESSION, listener=Listener.OUTBOUND)
+        ),
     ]
     many = [accepted(f"0f1e2d3c4b5a.{100 + n}") for n in range(70)]
     count = len(few) + len(many)
     step = timedelta(minutes=14) / count
     return [
-        replace(
+        structs.replace(
             each,
             received=now - step * (count - n) - timedelta(milliseconds=61),
             answered=now - step * (count - n),

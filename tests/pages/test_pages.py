@@ -14,7 +14,9 @@ from gateway.ops.config import HostPort, HttpSettings
 from gateway.ops.metrics import Metrics
 from gateway.pages import Access, Site, Sources
 from gateway.store import StoreError
-from gateway.store.traces import EVERYTHING, Tally, TraceFilter, TraceLine
+from gateway.trace.line import TraceLine
+from gateway.trace.search import EVERYTHING, TraceFilter
+from gateway.trace.tally import Tally
 from tests.pages.bed import ACCEPTED, HOSTILE, REFUSED, Bed, accepted, serving
 from tests.store.databases import database, postgresql
 

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -19,10 +19,11 @@ from gateway.mail.reply import Reply
 from gateway.store import Store, StoreError
 from gateway.store import traces as module
 from gateway.store.engine import open_engine, open_to_read
-from gateway.store.traces import EVERYTHING, Kept, Ring, TraceFilter, TraceRing, Traces
+from gateway.store.traces import MAX_TOGETHER, Kept, Ring, TraceRing, Traces
 from gateway.store.writer import Writer, WriterLimits
 from gateway.trace.addresses import AddressHider
 from gateway.trace.model import Addressee, Trace
+from gateway.trace.search import EVERYTHING, TraceFilter
 from gateway.verdict import Disposition
 from tests.store.databases import TIMEOUT_S, database, postgresql, sqlite_url, until
 from tests.trace.samples import SESSION, trace
@@ -47,6 +48,14 @@ def now() -> datetime:
 def write(engine: Engine, *traces: Trace, ring: Ring = Ring()) -> None:  # noqa: B008 - a frozen value
     with engine.begin() as connection:
         TraceRing(ring).write(connection, [Kept.of(each) for each in traces])
+
+
+def ids(engine: Engine) -> list[str]:
+    return [line.id for line in Traces(engine).find(limit=1_000)]
+
+
+def names(numbers: Iterable[int]) -> list[str]:
+    return [f"id{number}" for number in numbers]
 
 
 def test_what_is_kept_is_found_newest_first_and_whole(engine: Engine) -> None:
@@ -168,37 +177,68 @@ def test_the_null_path_is_a_sender(engine: Engine) -> None:
     assert [line.id for line in Traces(engine).find(TraceFilter(sender="<>"))] == ["other.1"]
 
 
-def test_the_ring_holds_so_many(engine: Engine) -> None:
-    traces = Traces(engine)
+def test_the_ring_holds_so_many_and_less_than_a_row_more(engine: Engine) -> None:
     for start in range(0, 120, 7):
-        write(engine, *(trace(f"id{n}") for n in range(start, start + 7)), ring=Ring(keep=50))
-        assert len(traces.find(limit=1_000)) <= 50
-    assert [line.id for line in traces.find(limit=50)] == [f"id{n}" for n in range(125, 75, -1)]
+        write(engine, *map(trace, names(range(start, start + 7))), ring=Ring(keep=50))
+        kept = ids(engine)
+        assert min(start + 7, 50) <= len(kept) < 57
+        assert kept == names(reversed(range(start + 7 - len(kept), start + 7)))
     with engine.connect() as connection:
-        documents = connection.execute(text("SELECT count(*) FROM trace_documents")).scalar_one()
-    assert documents == 50
+        for table in ("traces", "trace_documents"):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 8
+
+
+def test_a_ring_of_rows_of_one_makes_room_for_many_at_once_and_the_other_way_round(engine: Engine) -> None:
+    ring = Ring(keep=300)
+    for n in range(310):
+        write(engine, trace(f"id{n}"), ring=ring)
+    assert ids(engine) == names(range(309, 9, -1))
+    write(engine, *map(trace, names(range(310, 610))), ring=ring)
+    assert ids(engine) == names(range(609, 309, -1))
+    for n in range(610, 900):
+        write(engine, trace(f"id{n}"), ring=ring)
+        assert 300 <= len(ids(engine)) < 300 + MAX_TOGETHER
+
+
+def test_many_that_are_written_at_once_make_rows_of_a_bounded_size(engine: Engine) -> None:
+    write(engine, trace("before"))
+    write(engine, *map(trace, names(range(MAX_TOGETHER + 1))))
+    traces = Traces(engine)
+    found = traces.find(limit=1_000)
+    assert [line.id for line in found] == [*names(reversed(range(MAX_TOGETHER + 1))), "before"]
+    assert [line.key for line in found] == list(range(MAX_TOGETHER + 2, 0, -1))
+    assert [line.id for line in traces.find(before=found[1].key, limit=1)] == [found[2].id]
+    for line in (found[0], found[1], found[-2], found[-1]):
+        whole = traces.get(line.key)
+        assert whole is not None
+        assert whole.id == line.id
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT key FROM traces ORDER BY key")).scalars().all() == [
+            1, 1 + MAX_TOGETHER, 2 + MAX_TOGETHER,
+        ]  # fmt: skip
 
 
 def test_a_ring_that_was_made_smaller_shrinks_in_steps(engine: Engine) -> None:
-    write(engine, *(trace(f"id{n}") for n in range(1_000)))
+    for start in range(0, 1_000, 50):
+        write(engine, *map(trace, names(range(start, start + 50))))
     counts = []
-    for n in range(5):
-        write(engine, trace(f"more{n}"), ring=Ring(keep=10))
-        counts.append(len(Traces(engine).find(limit=1_000)))
+    for n in range(6):
+        write(engine, trace(f"more{n}"), ring=Ring(keep=3))
+        counts.append(len(ids(engine)))
     assert counts == sorted(counts, reverse=True)
     assert 700 < counts[0] < 1_000
-    assert counts[-1] == 10
+    assert counts[-1] == 3
 
 
 def test_none_is_kept_for_too_long(engine: Engine) -> None:
     old, young = now() - timedelta(days=15), now() - timedelta(days=13)
-    write(engine, *(trace(f"old{n}", answered=old) for n in range(30)), trace("young", answered=young))
-    limits = WriterLimits(clean_rows=10)
-    writer = Writer(engine, retention=(TraceRing(Ring()),), limits=limits)
+    for start in range(0, 40, 5):
+        write(engine, *(trace(f"id{n}", answered=old) for n in range(start, start + 5)))
+    write(engine, trace("young", answered=young))
+    writer = Writer(engine, retention=(TraceRing(Ring()),), limits=WriterLimits(clean_rows=10))
     writer.start()
-    traces = Traces(engine)
-    until(lambda: len(traces.find()) == 1)
-    assert traces.find()[0].id == "young"
+    until(lambda: len(ids(engine)) == 1)
+    assert ids(engine) == ["young"]
     assert writer.close(TIMEOUT_S)
     assert writer.counts.failures == 0
 
@@ -208,7 +248,8 @@ def test_keys_are_never_given_twice_even_where_all_are_gone(engine: Engine) -> N
     write(engine, trace("first"))
     last = Traces(engine).last_key()
     with engine.begin() as connection:
-        assert ring.clean(connection, 100) == 1
+        assert ring.clean(connection, 100)
+        assert not ring.clean(connection, 100)
     write(engine, trace("second"))
     assert [line.id for line in Traces(engine).after(last)] == ["second"]
 
