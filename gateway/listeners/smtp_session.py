@@ -259,32 +259,28 @@ class SmtpSession(asyncio.Protocol):
             self._close(SessionEnd.INTERNAL)
 
     def _perform(self, effect: Effect) -> None:
-        match effect:
-            case Send(data):
+        match effect:  # a message takes some of the first three
+            case Send():
                 if self._transport:
-                    self._transport.write(data)
-            case Screen():
-                self._start(self._screen(effect))
-            case Seek():
-                self._seek(effect)
+                    self._transport.write(effect.data)
+            case Tell():
+                self._asked_at = time.perf_counter()
+                if self._downstream:
+                    self._downstream.send(effect.data)
             case Ask():
                 self._complete_at = time.perf_counter()
                 self._start(self._ask(effect))
+            case Screen():
+                self._start(self._screen(effect))
             case StartTls():
                 self._start_tls()
-            case Pause(seconds):
-                self._pause(seconds)
-            case Close(end):
-                self._close(end)
+            case Close():
+                self._close(effect.end)
             case _:
-                self._perform_downstream(effect)
+                self._perform_rest(effect)
 
-    def _perform_downstream(self, effect: Tell | Deliver | Lease | Release) -> None:
+    def _perform_rest(self, effect: Deliver | Lease | Release | Seek | Pause) -> None:
         match effect:
-            case Tell(data):
-                self._asked_at = time.perf_counter()
-                if self._downstream:
-                    self._downstream.send(data)
             case Deliver(blocks):
                 self._asked_at = time.perf_counter()
                 if self._downstream and self._core:
@@ -295,6 +291,10 @@ class SmtpSession(asyncio.Protocol):
                 connection, self._downstream = self._downstream, None
                 self._listener.pool.release(self, connection, reusable=reusable)
                 self._finish_if_done()
+            case Seek():
+                self._seek(effect)
+            case Pause(seconds):
+                self._pause(seconds)
             case _:
                 assert_never(effect)
 
@@ -385,15 +385,21 @@ class SmtpSession(asyncio.Protocol):
     def _regulate(self) -> None:
         """Read from the client only as fast as its commands are answered and its replies are taken."""
         core, transport = self._core, self._transport
-        if core is None or transport is None or transport.is_closing() or self._early is not None:
+        if core is None:
             return
         wants_pause = self._is_choked or core.buffered >= MAX_BUFFERED_BYTES
-        if wants_pause != self._is_paused:
-            self._is_paused = wants_pause
-            if wants_pause:
-                transport.pause_reading()
-            else:
-                transport.resume_reading()
+        if (
+            wants_pause == self._is_paused
+            or transport is None
+            or transport.is_closing()
+            or self._early is not None
+        ):
+            return
+        self._is_paused = wants_pause
+        if wants_pause:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
 
     def _finish_if_done(self) -> None:
         """The session ends when its client is gone and nothing is under way downstream."""

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 from gateway.mail.errors import ParseError
@@ -10,6 +11,7 @@ MAX_REPLY_LINE_BYTES: Final = 512  # RFC 5321 §4.5.3.1.5, the CRLF included
 _ENHANCED: Final = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:[ \t]+|\Z)")
 _ENHANCED_CODE: Final = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 _UNPRINTABLE: Final = re.compile(r"[^\t\x20-\x7e]")
+_COMMON_CHARACTERS: Final = 80
 _LINE: Final = re.compile(rb"([2-5][0-9]{2})([ -]|\Z)(.*)", re.DOTALL)
 
 
@@ -66,17 +68,28 @@ class Reply:
 
     def to_bytes(self) -> bytes:
         """The reply as sent, the enhanced code on every line (RFC 2034 §4), no line over 512 bytes."""
-        prefix = f"{self.enhanced} " if self.enhanced else ""
-        room = MAX_REPLY_LINE_BYTES - len("250-") - len(prefix) - len("\r\n")
-        last = len(self.lines) - 1
-        return b"".join(
-            f"{self.code}{' ' if at == last else '-'}{prefix}{line[:room]}\r\n".encode("ascii")
-            for at, line in enumerate(self.lines)
-        )
+        lines = self.lines
+        write = _write_common if len(lines) == 1 and len(lines[0]) <= _COMMON_CHARACTERS else _write
+        return write(self.code, self.enhanced, lines)
 
     def __str__(self) -> str:
         """`550 5.7.1 text`, in one line."""
         return " ".join(part for part in (str(self.code), self.enhanced, self.text) if part)
+
+
+def _write(code: int, enhanced: str | None, lines: tuple[str, ...]) -> bytes:
+    prefix = f"{enhanced} " if enhanced else ""
+    room = MAX_REPLY_LINE_BYTES - len("250-") - len(prefix) - len("\r\n")
+    last = len(lines) - 1
+    return b"".join(
+        [
+            f"{code}{' ' if at == last else '-'}{prefix}{line[:room]}\r\n".encode("ascii")
+            for at, line in enumerate(lines)
+        ]
+    )
+
+
+_write_common = lru_cache(maxsize=256)(_write)  # most replies are the same few dozen
 
 
 def parse_reply(lines: list[bytes]) -> Reply:

@@ -8,12 +8,15 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, BinaryIO, Final
 
+import msgspec
 import structlog
 from structlog.dev import ConsoleRenderer
 
@@ -28,6 +31,9 @@ from gateway.verdict import Verdict
 MAX_TRACEBACK_LINES: Final = 200
 MAX_ITEMS: Final = 50
 """Entries of one list in an event; more say nothing that these do not."""
+
+MAX_PLAIN_BYTES: Final = 2_000
+"""A longer line is looked at value by value."""
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -71,7 +77,7 @@ def set_up_logging(settings: LogSettings, output: LogOutput | None = None) -> No
     as_json = settings.format == "json" or (settings.format == "auto" and not output.is_terminal)
     level = _LEVELS[settings.level]
     structlog.configure(
-        processors=[_prepare, _to_json if as_json else _console(colours=output.colours)],
+        processors=[_to_json] if as_json else [_prepare, _console(colours=output.colours)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.BytesLoggerFactory(output.stream),
         cache_logger_on_first_use=True,
@@ -152,7 +158,7 @@ def judged_event(
 def _prepare(_logger: object, method: str, event: Event) -> Event:
     """Time and level first, then the event, then its fields; all text fit to print."""
     prepared: Event = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "time": _write_time(time.time()),
         "level": "error" if method == "exception" else method,
         "event": printable(str(event.pop("event", ""))),
     }
@@ -166,8 +172,18 @@ def _prepare(_logger: object, method: str, event: Event) -> Event:
     return prepared
 
 
+def _write_time(now: float) -> str:
+    second = int(now)
+    return f"{_write_second(second)}.{int((now - second) * 1_000):03}+00:00"
+
+
+@lru_cache(maxsize=2)  # many lines a second
+def _write_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def _fit(value: object) -> object:
-    if isinstance(value, str):  # by far the most; `match` costs three times as much
+    if isinstance(value, str):  # by far the most
         return value if len(value) <= MAX_CHARACTERS and value.isprintable() else printable(value)
     if value is None or isinstance(value, (int, float)):
         return value
@@ -196,11 +212,50 @@ def _traceback(exc_info: object) -> str:
     return "\n".join(f"  | {printable(line)}" for line in lines)
 
 
+_encode_plainly: Final = msgspec.json.Encoder().encode
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
-def _to_json(_logger: object, _method: str, event: Event) -> bytes:
-    return _encode(event).encode("utf-8", "replace")
+def _to_json(logger: object, method: str, event: Event) -> bytes:
+    return _plain_line(method, event) or _encode(_prepare(logger, method, event)).encode("utf-8", "replace")
+
+
+def _plain_line(method: str, event: Event) -> bytes | None:
+    """What `_prepare` and `_encode` would write, in a third of the time, where nothing has to be escaped or cut: nearly always.
+
+    None where something may have to be; `event` is then as it was.
+    """
+    if "exc_info" in event or not (_plain_types.issuperset(map(type, event.values())) or _are_plain(event)):
+        return None
+    prepared = {"time": _write_time(time.time()), "level": method, "event": event.get("event", "")}
+    prepared.update(event)
+    try:
+        line = _encode_plainly(prepared)
+        # What is escaped in JSON is the other's to write. Without that, each text stands between two quotation marks.
+        if b"\\" in line or len(line) > MAX_PLAIN_BYTES or not line.decode().isprintable():
+            return None
+    except (UnicodeError, OverflowError, TypeError):  # a lone surrogate; a number of more than 64 bits
+        return None
+    if len(line) > MAX_CHARACTERS and max(map(len, line.split(b'"'))) > MAX_CHARACTERS:
+        return None
+    if _tell is not None:
+        _tell(method, False)  # noqa: FBT003 - see `Told`
+    return line
+
+
+_plain_types: Final[set[type]] = {str, int, float, type(None), list}
+
+
+def _are_plain(event: Event) -> bool:
+    """Whether these values look the same written either way; which of our enums do is remembered."""
+    if "exc_info" in event:
+        return False
+    for value in event.values():
+        if isinstance(value, str):
+            _plain_types.add(type(value))
+        elif type(value) not in _plain_types:
+            return False
+    return True
 
 
 def _console(*, colours: bool) -> Processor:

@@ -15,9 +15,9 @@ MAX_AHEAD: Final = 50
 
 
 class Early(NamedTuple):
-    """One RCPT that was said before its turn: its argument, to know it by, and what it was understood as."""
+    """One RCPT that was said before its turn: its line, to know it by, and what it was understood as."""
 
-    argument: str
+    line: bytes
     recipient: Recipient
 
 
@@ -35,9 +35,9 @@ class Ahead:
         """It was said to downstream."""
         self._asked.append(early)
 
-    def take(self, argument: str) -> Recipient | None:
+    def take(self, line: bytes) -> Recipient | None:
         """Its turn has come; None where it was not said ahead."""
-        if self._asked and self._asked[0].argument == argument:
+        if self._asked and self._asked[0].line == line:
             return self._asked.popleft().recipient
         return None
 

@@ -17,7 +17,6 @@ MAX_COMMAND_BYTES: Final = 2048
 MAX_CHUNK_DIGITS: Final = 19  # RFC 3030 sets no limit; this is the most that can be counted in 64 bits
 
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
-_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}(?= |\Z)")
 # What a browser or a proxy sends when a web page points it at us: its body may hold commands for us.
 _HTTP: Final = re.compile(
     rb"(?:GET|POST|PUT|HEAD|PATCH|DELETE|OPTIONS|CONNECT|TRACE|PRI) |[!-9;-~]+:", re.IGNORECASE
@@ -59,6 +58,9 @@ class Command(NamedTuple):
     """What follows the verb, without the blanks around it."""
 
 
+_BARE: Final = {verb.encode(): Command(verb, "") for verb in (Verb.DATA, Verb.RSET, Verb.NOOP, Verb.QUIT)}
+
+
 class Chunk(NamedTuple):
     """BDAT's argument (RFC 3030 §2)."""
 
@@ -72,19 +74,22 @@ def parse_command(line: bytes) -> Command:
     Raises:
         RemoteProtocolError: control characters; 8-bit characters outside of addresses; HTTP, which closes.
     """
-    if _CONTROL.search(line):
-        raise RemoteProtocolError(replies.BAD_CHARACTER)
+    if known := _BARE.get(line):
+        return known
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
         raise RemoteProtocolError(replies.BAD_CHARACTER) from None
-    word = _WORD.match(text)
-    verb = _VERBS.get(word[0].upper(), Verb.OTHER) if word else Verb.OTHER
+    if not text.isprintable() and _CONTROL.search(line):
+        raise RemoteProtocolError(replies.BAD_CHARACTER)
+    word, _, argument = text.partition(" ")
+    # A Turkish dotless i, in upper case, is an I.
+    verb = _VERBS.get(word.upper(), Verb.OTHER) if word.isascii() else Verb.OTHER
     if verb is Verb.OTHER and _HTTP.match(line):
         raise RemoteProtocolError(replies.NOT_SMTP, closes=True)
-    if verb not in _INTERNATIONAL and len(text) != len(line):
+    if len(text) != len(line) and verb not in _INTERNATIONAL:
         raise RemoteProtocolError(replies.BAD_CHARACTER)
-    return Command(verb, text[word.end() :].strip(" ") if word else "")
+    return Command(verb, argument.strip(" ") if word else "")
 
 
 def parse_helo_name(argument: str) -> str:

@@ -109,6 +109,8 @@ def keeps(downstream: Capabilities, params: Parameters) -> bool:
 
 def write_parameters(params: Parameters) -> str:
     """The parameters as they follow the path, each with a blank before it."""
+    if not params:
+        return ""
     return "".join(
         f" {keyword}" if value is None else f" {keyword}={value}" for keyword, value in params.items()
     )

@@ -319,6 +319,8 @@ class ProxySession:
     def _take_command(self, line: bytes) -> None:
         verb = Verb.OTHER
         try:
+            if self._transfer.was_asked_ahead(line):
+                return
             command = parse_command(line)
             verb = command.verb
             self._obey(command)

@@ -113,7 +113,7 @@ class Transfer:
             if self._refuse_recipient(mailbox):
                 return
             recipient = Recipient(mailbox=mailbox, params=params)
-            self._ahead.ask(Early(argument, recipient))
+            self._ahead.ask(Early(line, recipient))
             yield Step.RCPT, _rcpt_line(recipient)
 
     def _end_mail(self, reply: Reply) -> None:
@@ -129,14 +129,18 @@ class Transfer:
 
     # RCPT
 
+    def was_asked_ahead(self, line: bytes) -> bool:
+        """Whether this command is a RCPT that was said to downstream before its turn; then its answer is awaited now."""
+        early = self._ahead.take(line)
+        if early is None:
+            return False
+        self._recipient = early
+        self._await_rcpt()
+        return True
+
     def rcpt(self, argument: str) -> None:
         """RCPT: is it ours? Then ask the judge, then downstream."""
         dialog, transaction = self._dialog, self._current()
-        early = self._ahead.take(argument)
-        if early:
-            self._recipient = early
-            self._await_rcpt()
-            return
         settings = dialog.settings
         mailbox, params = parse_recipient(argument, dialog.offered, smtputf8=transaction.sender.smtputf8)
         if len(transaction.recipients) >= settings.max_recipients:
@@ -326,26 +330,27 @@ class Transfer:
         if not makes_sense(step, reply):
             self.downstream_failed(DownstreamFailure.PROTOCOL, f"{step}: {reply}")
             return
-        match step, self._dialog.awaiting:
-            case Step.AUTH, Awaiting.AUTH if self.login:
-                self.login.answered(reply)
-            case Step.MAIL, Awaiting.MAIL:
-                self._mail_answered(reply)
-            case Step.RCPT, Awaiting.RCPT if not self._ahead.is_owed_stray:
+        awaiting = self._dialog.awaiting
+        if step is Step.RCPT:
+            if awaiting is Awaiting.RCPT and not self._ahead.is_owed_stray:
                 self._end_rcpt(self._pass_on(reply))
-            case Step.RCPT, _:
+            else:
                 self._ahead.answered(self._pass_on(reply))
-            case Step.DATA, Awaiting.DATA:
-                if reply.is_positive:
-                    self._deliver()
-                else:
-                    self._current().heard = reply
-                    self.end_message(self._pass_on(reply))
-            case Step.MESSAGE, Awaiting.DELIVERY:
+        elif step is Step.MAIL and awaiting is Awaiting.MAIL:
+            self._mail_answered(reply)
+        elif step is Step.DATA and awaiting is Awaiting.DATA:
+            if reply.is_positive:
+                self._deliver()
+            else:
                 self._current().heard = reply
-                self._content_answered(reply)
-            case _:
-                raise LocalProtocolError(f"an answer to {step} while {self._dialog.awaiting} was awaited")
+                self.end_message(self._pass_on(reply))
+        elif step is Step.MESSAGE and awaiting is Awaiting.DELIVERY:
+            self._current().heard = reply
+            self._content_answered(reply)
+        elif step is Step.AUTH and awaiting is Awaiting.AUTH and self.login:
+            self.login.answered(reply)
+        else:
+            raise LocalProtocolError(f"an answer to {step} while {awaiting} was awaited")
 
     def _pass_on(self, reply: Reply) -> Reply:
         """Downstream's reply, as our client hears it."""
