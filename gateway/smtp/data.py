@@ -7,8 +7,10 @@ no bare CR, bare LF or NUL gets through, so that there is nothing left for the n
 import re
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from itertools import chain
 from typing import Final, Protocol
 
+CRLF: Final = b"\r\n"
 END_OF_DATA: Final = b"\r\n.\r\n"
 BLOCK_BYTES: Final = 256 * 1024
 """Content is handed on in blocks of about this size."""
@@ -143,7 +145,7 @@ def encode_data(pieces: Iterable[bytes | memoryview], *, is_dotted: bool = True)
         is_dotted: False where it is known that none of its lines begins with a dot.
     """
     pieces = list(pieces)
-    if not is_dotted and pieces and pieces[-1][-2:] == b"\r\n" and sum(map(len, pieces)) <= BLOCK_BYTES:
+    if not is_dotted and pieces and pieces[-1][-2:] == CRLF and sum(map(len, pieces)) <= BLOCK_BYTES:
         return iter((b"".join((*pieces, b".\r\n")),))
     return _encode_blocks(pieces, is_dotted=is_dotted)
 
@@ -162,6 +164,20 @@ def _encode_blocks(pieces: Iterable[bytes | memoryview], *, is_dotted: bool) -> 
             waiting, size = [], 0
     waiting.append(b".\r\n" if tail == b"\r\n" else END_OF_DATA)
     yield b"".join(waiting)
+
+
+def encode_chunk(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """Message content as one chunk behind its command (RFC 3030 §2), in blocks of bounded size; see `encode_data`."""
+    pieces = list(filter(None, pieces))
+    size = sum(map(len, pieces))
+    last = bytes(pieces[-1][-2:]) if pieces else CRLF
+    if last != CRLF:  # with DATA it would have one, too
+        pieces.append(CRLF)
+        size += len(CRLF)
+    command = f"BDAT {size} LAST\r\n".encode()
+    if size <= BLOCK_BYTES:
+        return iter((b"".join((command, *pieces)),))
+    return chain((command,), _cut(pieces))
 
 
 def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ class Capabilities:
         smtputf8: SMTPUTF8 (RFC 6531).
         dsn: DSN (RFC 3461).
         pipelining: PIPELINING (RFC 2920).
+        chunking: CHUNKING (RFC 3030); ours does not depend on it.
         starttls: STARTTLS (RFC 3207); ours is our own, and never mirrored.
         requiretls: REQUIRETLS (RFC 8689).
         xclient: the XCLIENT attributes that it takes, in upper case.
@@ -33,6 +34,7 @@ class Capabilities:
     smtputf8: bool = False
     dsn: bool = False
     pipelining: bool = False
+    chunking: bool = False
     starttls: bool = False
     requiretls: bool = False
     xclient: frozenset[str] = field(default_factory=frozenset)
@@ -53,6 +55,7 @@ def parse_capabilities(reply: Reply) -> Capabilities:
         smtputf8="SMTPUTF8" in offered,
         dsn="DSN" in offered,
         pipelining="PIPELINING" in offered,
+        chunking="CHUNKING" in offered,
         starttls="STARTTLS" in offered,
         requiretls="REQUIRETLS" in offered,
         xclient=frozenset(offered.get("XCLIENT", "").upper().split()),

@@ -60,6 +60,7 @@ class _Course:
 class RelayTransfer(Transfer):
     """The mail that one of our own mail servers sends to the world."""
 
+    chunks_content = False  # what strangers' servers offer they do not always do
     _course: _Course | None = None
 
     def capabilities(self) -> Capabilities | None:

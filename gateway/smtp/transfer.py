@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import assert_never
+from typing import ClassVar, assert_never
 
 from gateway.mail.address import Mailbox
 from gateway.mail.edits import Edits, apply_edits
@@ -17,7 +17,7 @@ from gateway.smtp.ahead import MAX_AHEAD, Ahead, Early
 from gateway.smtp.backend import CLOSING, makes_sense, passed_on
 from gateway.smtp.client import Answer, DownstreamError, DownstreamFailure, SmtpClient, Step
 from gateway.smtp.command import Verb, parse_command
-from gateway.smtp.data import encode_data
+from gateway.smtp.data import encode_chunk, encode_data
 from gateway.smtp.dialog import Awaiting, Dialog
 from gateway.smtp.effects import Ask, Deliver, Screen, SessionEnd
 from gateway.smtp.ehlo import Capabilities
@@ -36,7 +36,11 @@ class Transfer:
 
     Attributes:
         login: who sends it, where that must be said first; None: anybody may.
+        chunks_content: content goes in one chunk (RFC 3030 §2) where that is offered: one way there and back less than DATA,
+            no dots, and nothing in it that could end it early.
     """
+
+    chunks_content: ClassVar[bool] = True
 
     def __init__(self, dialog: Dialog, guesses: Guesses | None = None) -> None:
         self.login = Login(dialog, guesses) if guesses else None
@@ -83,7 +87,7 @@ class Transfer:
 
     def downstream_ready(self) -> None:
         """The connection that MAIL waits for can be used."""
-        sender, downstream = self._current().sender, self._backend.capabilities or Capabilities()
+        sender, downstream = self._current().sender, self._downstream()
         params = sender.params
         if not keeps(downstream, params):
             self._end_mail(replies.DOWNSTREAM_CHANGED)
@@ -288,6 +292,8 @@ class Transfer:
                 refusal = self._refuse_message()
                 if refusal:
                     self.end_message(refusal)
+                elif self.chunks_content and self._downstream().chunking:
+                    self._deliver(in_one_chunk=True)
                 else:
                     dialog.wait(Awaiting.DATA)
                     self._backend.say(Step.DATA, b"DATA\r\n")
@@ -359,7 +365,11 @@ class Transfer:
     def _mail_answered(self, reply: Reply) -> None:
         self._end_mail(self._pass_on(reply))
 
-    def _deliver(self) -> None:
+    def _downstream(self) -> Capabilities:
+        """What the connection that is held offers."""
+        return self._backend.capabilities or Capabilities()
+
+    def _deliver(self, *, in_one_chunk: bool = False) -> None:
         dialog, transaction = self._dialog, self._current()
         envelope, verdict = transaction.envelope, transaction.verdict
         if envelope is None or verdict is None or transaction.message is None:
@@ -372,13 +382,13 @@ class Transfer:
             hide_client=dialog.settings.hide_client,
         )
         edits = Edits(prepend=(*verdict.edits.prepend, received), remove=verdict.edits.remove)
+        pieces = apply_edits(transaction.message, edits)
         is_dotted = transaction.content is None or transaction.content.is_dotted
         dialog.wait(Awaiting.DELIVERY)
         self._is_delivered = False
         self._backend.begin_content()
-        dialog.effects.append(
-            Deliver(encode_data(apply_edits(transaction.message, edits), is_dotted=is_dotted))
-        )
+        blocks = encode_chunk(pieces) if in_one_chunk else encode_data(pieces, is_dotted=is_dotted)
+        dialog.effects.append(Deliver(blocks))
 
     def delivered(self) -> None:
         """All of the content is on its way: only from now on can a 2xx be about the whole message."""

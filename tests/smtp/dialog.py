@@ -172,12 +172,15 @@ class Transcript:
         return f"{lines[0][:3]} {' '.join(line[4:] for line in lines)}"
 
 
-def run_dialog(dialog: Dialog, *, cut: int = 0, is_screening: bool = True) -> tuple[Bench, bytes]:
+def run_dialog(
+    dialog: Dialog, *, cut: int = 0, is_screening: bool = True, is_chunking: bool = False
+) -> tuple[Bench, bytes]:
     """Play it on the bench, the client's bytes cut into pieces; the whole of what the client heard.
 
-    Without screening recipients that are sent ahead are asked ahead.
+    Without screening recipients that are sent ahead are asked ahead; with chunking downstream offers it.
     """
     bench = make_bench(dialog)
+    bench.downstream.keywords += ("CHUNKING",) if is_chunking else ()
     bench.is_screening = is_screening
     heard = Transcript()
     heard.add(bench.take_output())

@@ -67,6 +67,7 @@ class FakeConnection:
         self._server = server
         self._input = b""
         self._in_content = False
+        self._chunk: int | None = None  # bytes of BDAT … LAST
         self._challenges: list[bytes] | None = None  # of the log-in that is under way, those to come
 
     def greeting(self) -> bytes:
@@ -77,7 +78,10 @@ class FakeConnection:
         self._input += data
         answers: list[bytes] = []
         while not (answers and answers[-1].endswith(CLOSE)):
-            answer = self._content() if self._in_content else self._command()
+            if self._chunk is not None:
+                answer = self._whole_chunk(self._chunk)
+            else:
+                answer = self._content() if self._in_content else self._command()
             if answer is None:
                 break
             if answer != SILENCE:
@@ -98,6 +102,18 @@ class FakeConnection:
             self._server.messages.append((b"\r\n" + content).replace(b"\r\n.", b"\r\n")[2:])
         return answer
 
+    def _whole_chunk(self, size: int) -> bytes | None:
+        if len(self._input) < size:
+            early = self._server.at.get(("EARLY", 0))
+            return self._server.at.pop(("EARLY", 0)) if early else None
+        content, self._input = self._input[:size], self._input[size:]
+        self._chunk = None
+        self._server.log.append("<content>")
+        answer = self._server.answer("CONTENT", b"250 2.0.0 Ok: queued\r\n")
+        if answer.startswith(b"2"):
+            self._server.messages.append(content)
+        return answer
+
     def _command(self) -> bytes | None:
         line, end, rest = self._input.partition(b"\r\n")
         if not end:
@@ -105,6 +121,11 @@ class FakeConnection:
         self._input = rest
         text = line.decode()
         self._server.log.append(text)
+        if text.startswith("BDAT "):
+            _, size, last = text.split(" ")
+            assert last == "LAST"
+            self._chunk = int(size)
+            return SILENCE
         if self._challenges is not None:
             return self._response(line)
         verb = text.split(" ")[0].split(":")[0].upper()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.listeners.spool import Budget, MessageSpool
-from gateway.smtp.data import BLOCK_BYTES, ContentFilter, DataDecoder, Fault, encode_data
+from gateway.smtp.data import BLOCK_BYTES, ContentFilter, DataDecoder, Fault, encode_chunk, encode_data
 from gateway.smtp.transaction import Content
 
 # What content is made of where something can go wrong.
@@ -151,3 +151,23 @@ def test_no_dot_is_known_where_none_was_sent() -> None:
     decoder.feed(b"a.b\r\nc.\r\n.\r\n")
     content.sent_with_dots(found=decoder.has_dots)
     assert not content.is_dotted
+
+
+@pytest.mark.parametrize(
+    ("pieces", "wire"),
+    [
+        ([], b"BDAT 0 LAST\r\n"),
+        ([b"a\r\n", memoryview(b".\r\n..\r\n")], b"BDAT 10 LAST\r\na\r\n.\r\n..\r\n"),
+        ([b"a"], b"BDAT 3 LAST\r\na\r\n"),
+        ([b"a\r\n", memoryview(b"")], b"BDAT 3 LAST\r\na\r\n"),
+    ],
+)
+def test_a_chunk_is_the_content_as_it_is(pieces: list[bytes | memoryview], wire: bytes) -> None:
+    assert b"".join(encode_chunk(pieces)) == wire
+
+
+def test_a_large_chunk_goes_in_blocks() -> None:
+    content = b"1234567\r\n" * 300_000
+    blocks = list(encode_chunk([memoryview(content)]))
+    assert max(map(len, blocks)) <= BLOCK_BYTES
+    assert b"".join(blocks) == f"BDAT {len(content)} LAST\r\n".encode() + content

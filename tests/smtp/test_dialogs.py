@@ -33,3 +33,22 @@ def test_dialog_is_the_same_where_recipients_are_asked_ahead(dialog: Dialog, cut
     assert heard_ahead == heard
     assert ahead.downstream.messages == in_turn.downstream.messages
     assert ahead.end == in_turn.end
+
+
+@pytest.mark.parametrize(
+    "dialog",
+    [
+        each
+        for each in DIALOGS
+        if not any(option.startswith(("at DATA", "keywords")) for option in each.options)
+    ],
+    ids=lambda dialog: dialog.name,
+)
+@pytest.mark.parametrize("cut", [0, 40])
+def test_dialog_is_the_same_where_downstream_takes_chunks(dialog: Dialog, cut: int) -> None:
+    by_data, heard = run_dialog(dialog)
+    told = tuple(line for line in dialog.lines if line.kind != "d <-")  # BDAT stands where DATA stood
+    by_chunk, heard_by_chunk = run_dialog(Dialog(dialog.name, told), cut=cut, is_chunking=True)
+    assert heard_by_chunk == heard
+    assert by_chunk.downstream.messages == by_data.downstream.messages
+    assert by_chunk.end == by_data.end

@@ -337,6 +337,7 @@ def test_a_refused_session_hears_why() -> None:
 # Promise 1: 250 for the content if and only if downstream said 2xx to it
 
 STEPS = ["GREETING", "EHLO", "MAIL", "RCPT", "DATA", "CONTENT", "RSET"]
+CHUNKING = (*FakeDownstream().keywords, "CHUNKING")
 ANSWERS = [
     CLOSE,
     b"250 2.0.0 Ok\r\n",
@@ -349,7 +350,13 @@ ANSWERS = [
 ]
 
 
-@example(at={("DATA", 1): b"421 4.0.0 bye\r\n<close>"}, verdict=ACCEPT, cut=35, is_screening=False)
+@example(
+    at={("DATA", 1): b"421 4.0.0 bye\r\n<close>"},
+    verdict=ACCEPT,
+    cut=35,
+    is_screening=False,
+    keywords=FakeDownstream().keywords,
+)
 @given(
     st.dictionaries(
         st.tuples(st.sampled_from(STEPS), st.integers(1, 2)), st.sampled_from(ANSWERS), max_size=3
@@ -357,6 +364,7 @@ ANSWERS = [
     st.sampled_from([ACCEPT, Verdict(disposition=Disposition.REJECT, rule="t", reply=NO)]),
     st.integers(1, 200),
     st.booleans(),
+    st.sampled_from([FakeDownstream().keywords, CHUNKING]),
 )
 @hypothesis_settings(max_examples=300, deadline=None)
 def test_250_if_and_only_if_downstream_took_it(
@@ -364,8 +372,10 @@ def test_250_if_and_only_if_downstream_took_it(
     verdict: Verdict,
     cut: int,
     is_screening: bool,  # noqa: FBT001 - hypothesis gives it
+    keywords: tuple[str, ...],
 ) -> None:
-    bench = Bench(downstream=FakeDownstream(at=at), verdict=verdict, is_screening=is_screening)
+    downstream = FakeDownstream(keywords, at)
+    bench = Bench(downstream=downstream, verdict=verdict, is_screening=is_screening)
     bench.send(HELLO + MESSAGE + MESSAGE, cut=cut)
     taken = [code for _, code in bench.answered if code // 100 == 2]
     refused = [code for _, code in bench.answered if code // 100 == 5]
@@ -459,6 +469,42 @@ def test_whatever_happens_the_session_waits_or_ends(
     if bench.core.awaiting is not Awaiting.DELIVERY:
         assert not holds_downstream(bench)
         assert all(spool.is_discarded for spool in bench.spools)
+
+
+# Content in one chunk
+
+
+def test_content_goes_in_one_chunk_where_downstream_takes_it() -> None:
+    bench = greeted(Bench(downstream=FakeDownstream(keywords=CHUNKING)))
+    bench.told.clear()
+    assert codes(bench.send(ENVELOPE + b"DATA\r\nSubject: dots\r\n\r\n..\r\n...\r\n.\r\n")) == [
+        250,
+        250,
+        354,
+        250,
+    ]
+    assert bench.downstream.bodies() == [b"Subject: dots\r\n\r\n.\r\n..\r\n"]
+    assert [command for command in bench.downstream.log if command.startswith(("BDAT", "DATA"))] == [
+        f"BDAT {len(bench.downstream.messages[0])} LAST"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        (b"552 5.3.4 too large\r\n", [552]),
+        (b"451 4.3.0 later\r\n", [451]),
+        (b"421 4.3.2 bye\r\n" + CLOSE, [451]),
+        (CLOSE, [451]),
+        (b"503 5.5.1 no chunks\r\n", [451]),  # a complaint about our own commands is never the sender's fault
+        (b"354 go\r\n", [451]),
+    ],
+)
+def test_what_is_said_to_the_chunk_is_said_of_the_message(said: bytes, heard: list[int]) -> None:
+    bench = greeted(Bench(downstream=FakeDownstream(keywords=CHUNKING, at={("CONTENT", 1): said})))
+    assert codes(bench.send(MESSAGE)) == [250, 250, 354, *heard]
+    assert codes(bench.send(MESSAGE)) == [250, 250, 354, 250], "the next message is another matter"
+    assert len(bench.downstream.messages) == 1
 
 
 # Recipients asked ahead
