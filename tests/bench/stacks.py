@@ -23,7 +23,6 @@ from tests.bench.processes import free_port, running, wait_for
 from tests.live.postfix import PostfixBed, wait_until
 
 _PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-_SINK_CONNECTIONS: Final = 1024
 
 _UNBOUND: Final = """\
 server:
@@ -179,24 +178,17 @@ def open_ground(directory: Path, zone: Path) -> Iterator[Ground]:
     with ExitStack() as stack:
         resolver_port = stack.enter_context(open_resolver(directory, zone))
         sink_port = free_port()
-        unprivileged = ["-u", "nobody"] if os.geteuid() == 0 else []  # as root it insists on a user
-        command: list[str | Path] = [
-            program("smtp-sink", "postfix"),
-            *unprivileged,
-            f"127.0.0.1:{sink_port}",
-            str(_SINK_CONNECTIONS),
-        ]
-        sink = stack.enter_context(running(command))
+        sink = stack.enter_context(running([compiled("sink.c"), str(sink_port)]))
         wait_for(sink, ("127.0.0.1", sink_port))
         yield Ground(directory, resolver_port, sink_port, sink.pid)
 
 
 def sink_stack(ground: Ground) -> Stack:
     return Stack(
-        name="smtp-sink",
+        name="sink",
         way=Way.SMTP,
         address=f"127.0.0.1:{ground.sink_port}",
-        components={"smtp-sink": ground.sink_pid},
+        components={"sink": ground.sink_pid},
     )
 
 
