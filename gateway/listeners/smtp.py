@@ -137,6 +137,7 @@ class SmtpServer:
 
     Attributes:
         tracer: who keeps what becomes of each transaction; None: nobody.
+        log: bound once; the module's own is put together anew for each line.
     """
 
     role: ClassVar[Listener] = Listener.INBOUND
@@ -160,6 +161,7 @@ class SmtpServer:
         self.asks: Final = asks
         self.budget: Final = Budget(settings.max_bytes_in_flight)
         self.tracer: Tracer | None = None
+        self.log: Final = structlog.get_logger(__name__).bind()
         self.tls: ssl.SSLContext | None = None
         self._servers: list[asyncio.Server] = []
         self._sessions: set[SmtpSession] = set()

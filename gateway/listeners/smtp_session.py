@@ -568,7 +568,7 @@ class SmtpSession(asyncio.Protocol):
         """Count it, and tell the operator what became of it."""
         verdict = transaction.verdict
         size = transaction.content.size if transaction.content else 0
-        _log.info(
+        self._listener.log.info(
             "message.answered",
             id=transaction.id,
             code=reply.code,

@@ -130,8 +130,14 @@ def parse_mailbox(text: str) -> Mailbox:
         ParseError: anything else.
     """
     # In characters first: the rest is not free on a hostile megabyte.
-    too_long = len(text) > MAX_MAILBOX_BYTES
-    if too_long or _FORBIDDEN.search(text) or (not text.isascii() and len(text.encode()) > MAX_MAILBOX_BYTES):
+    if len(text) > MAX_MAILBOX_BYTES:
+        raise ParseError(f"over {MAX_MAILBOX_BYTES} bytes: {text[:80]!r}")
+    return _read_mailbox(text)
+
+
+@lru_cache(maxsize=8192)  # the same people write, and are written to, again and again
+def _read_mailbox(text: str) -> Mailbox:
+    if _FORBIDDEN.search(text) or (not text.isascii() and len(text.encode()) > MAX_MAILBOX_BYTES):
         raise ParseError(f"over {MAX_MAILBOX_BYTES} bytes, or not printable: {text[:80]!r}")
     if text.startswith('"'):
         quoted = _QUOTED_STRING.match(text)

@@ -2,17 +2,22 @@
 
 import re
 from datetime import datetime
-from ipaddress import IPv6Address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from gateway.mail.address import parse_domain_or_literal
 from gateway.mail.dates import write_date
 from gateway.mail.edits import NewField
-from gateway.mail.envelope import Envelope, IpAddress, Session
+from gateway.mail.envelope import Envelope, IpAddress
 from gateway.mail.errors import ParseError
-from gateway.mail.headers import comment, fold_field
+from gateway.mail.headers import FOLD_AT, INDENT, comment, fold_line, join_lines
 
 MAX_ID_CHARACTERS: Final = 64
+
+_NAME: Final = "Received"
+_BEGIN: Final = len("Received: ")
+_COMMON_CHARACTERS: Final = 100
 
 _NOT_ATOM: Final = re.compile(r"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]")
 
@@ -49,19 +54,32 @@ def write_received(
         if envelope.smtputf8 or recipient.isascii():
             by_pieces += ["for", recipient]
     by_pieces[-1] += ";"
-    said_from = () if hide_client else (_from_pieces(session),)
-    return fold_field("Received", *said_from, by_pieces, (write_date(now),))
+    if hide_client:
+        return join_lines(_NAME, (fold_line(by_pieces, column=_BEGIN)[0], write_date(now)))
+    by_line = " ".join(by_pieces)
+    if len(by_line) > FOLD_AT - len(INDENT) or not by_line.isprintable():
+        by_line, _ = fold_line(by_pieces)
+    address = session.client_ip
+    write_from = _write_from if len(session.helo or "") > _COMMON_CHARACTERS else _write_common_from
+    from_line = write_from(session.client_name, int(address), address.version, session.helo or "")
+    return join_lines(_NAME, (from_line, by_line, write_date(now)))
 
 
-def _from_pieces(session: Session) -> list[str]:
-    address = _literal(session.client_ip)
-    host = f"{session.client_name or 'unknown'} {address}"
-    helo = session.helo or ""
+def _write_from(name: str | None, number: int, version: int, helo: str) -> str:
+    address = _literal(IPv6Address(number) if version == 6 else IPv4Address(number))  # noqa: PLR2004 - IPv6
+    host = f"{name or 'unknown'} {address}"
     try:
         read = parse_domain_or_literal(helo)
     except ParseError:
-        return ["from", address, comment(f"{host} helo={helo}")]
-    return ["from", helo if helo.isascii() else read, comment(host)]
+        pieces = ["from", address, comment(f"{host} helo={helo}")]
+    else:
+        pieces = ["from", helo if helo.isascii() else read, comment(host)]
+    return fold_line(pieces, column=_BEGIN)[0]
+
+
+_write_common_from = lru_cache(maxsize=1024)(
+    _write_from
+)  # numbers, because an address takes long to be told from others
 
 
 def _literal(address: IpAddress) -> str:

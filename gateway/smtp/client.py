@@ -21,6 +21,8 @@ from gateway.smtp.xclient import write_xclient
 MAX_REPLY_LINE_BYTES: Final = 4096  # RFC 5321 §4.5.3.1.5 says 512; long texts are cut when they are passed on
 MAX_REPLY_LINES: Final = 128
 
+_COMMON_BYTES: Final = 80
+
 _CODE: Final = re.compile(rb"[2-5][0-9]{2}(?:[ -]|\Z)")
 _HELO_NAME: Final = re.compile(r"[!-~]{1,255}")
 _SERVICE_READY: Final = 220
@@ -77,6 +79,15 @@ def _parse_short(line: bytes) -> Reply:
     return parse_reply([line])
 
 
+@lru_cache(maxsize=256)
+def _parse_common(data: bytes) -> tuple[Reply, ...]:
+    """What is said to every message in the same words; nothing where these are not whole replies of one line each."""
+    *lines, rest = data.split(b"\r\n")
+    if rest or not all(_CODE.match(line) and line[3:4] != b"-" for line in lines):
+        return ()
+    return tuple(parse_reply([line]) for line in lines)
+
+
 class ReplyReader:
     """Bytes to replies, wherever they are cut, within limits."""
 
@@ -97,6 +108,8 @@ class ReplyReader:
         Raises:
             ParseError: something else, or more than any reply has.
         """
+        if len(data) <= _COMMON_BYTES and self.is_empty and (known := _parse_common(data)):
+            return list(known)
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_REPLY_LINE_BYTES:
             raise ParseError("an endless reply line")

@@ -298,8 +298,8 @@ def test_where_we_see_an_author_another_reader_sees_no_other(value: str) -> None
     # The library joins what we keep apart only where there are quotes; it knows no U-labels.
     if '"' not in value and "ü" not in value:
         seen = [address.lower().rstrip(".") for address in library]
-        # One that finds the same address twice may give up.
-        assert seen == [f"{author.mailbox.local_part}@{author.mailbox.domain}".lower()] or (
+        # One that finds the same address twice may say it twice, or give up.
+        assert set(seen) == {f"{author.mailbox.local_part}@{author.mailbox.domain}".lower()} or (
             not seen and value.lower().count(author.mailbox.text.lower()) > 1
         )
 
