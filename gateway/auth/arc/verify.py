@@ -115,7 +115,7 @@ class _Verification:
             return signature
         if problem := signature.problem_at(self._now):
             return problem
-        key = await self._keys.fetch(signature.key_name)
+        key = await self._keys.fetch(signature.terms.key_name)
         if isinstance(key, Problem):
             return key
         return verify_signature(self._content, fields.message_position, signature, key)
@@ -160,7 +160,7 @@ def _message_signature(fields: SetFields) -> Signature | Problem:
         signature = message_signature(fields.message_tags, auid=None)
     except DkimError as error:
         return error.problem
-    if SEAL_FIELD.lower().encode() in signature.signed_fields:
+    if SEAL_FIELD.lower().encode() in signature.terms.signed_fields:
         return Problem.DKIM_SYNTAX  # §4.1.2: the seal is made after it
     return signature
 

@@ -78,9 +78,9 @@ class SignedContent:
 
     def _hash_body(self, how: Canonicalization) -> BodyHashes:
         lengths = {
-            signature.body_length
+            signature.terms.body_length
             for signature in self._signatures
-            if signature.body_length is not None and signature.body_canonicalization is how
+            if signature.terms.body_length is not None and signature.terms.body_canonicalization is how
         }
         message = self._message
         start = message.body_start
@@ -95,7 +95,7 @@ class SignedContent:
         Signed is the lowest; most readers are shown the highest, which anybody may have put there (RFC 6376 §8.15).
         """
         message = self._message
-        signed = signature.signed_fields
+        signed = signature.terms.signed_fields
         return any(
             0 < signed.count(name) < len(message.index[name])
             for name in message.repeated
@@ -112,7 +112,7 @@ class SignedContent:
         message = self._message
         own_key, own_value = message.keys[position], without_signature(message.value(position))
         places = self._signed_places(position, signature)
-        if signature.header_canonicalization is Canonicalization.RELAXED:
+        if signature.terms.header_canonicalization is Canonicalization.RELAXED:
             fields = [(message.keys[place], message.value(place)) for place in places]
             fields.append((own_key, own_value))
             return hashlib.sha256(relaxed_header(fields)[: -len(CRLF)]).digest()
@@ -129,7 +129,7 @@ class SignedContent:
         own_key = self._message.keys[position]
         signed: list[int] = []
         used: dict[bytes, int] = {}
-        for name in signature.signed_fields:
+        for name in signature.terms.signed_fields:
             places = index.get(name)
             if places is None:
                 continue
@@ -174,11 +174,12 @@ def verify_signature(
     A signature that is right and yet not to be trusted is told from a wrong one: `dkim.short-key`, `dkim.body-length`
     and `dkim.unsigned-field` are only ever said of right ones.
     """
+    terms = signature.terms
     problem = record.problem_with(signature)
     if problem:
         return problem
-    body = content.body(signature.body_canonicalization)
-    length = signature.body_length
+    body = content.body(terms.body_canonicalization)
+    length = terms.body_length
     if length is not None and length > body.length:
         return (
             Problem.DKIM_BODY_TOO_SHORT
@@ -187,7 +188,7 @@ def verify_signature(
         return Problem.DKIM_BODY_HASH
     if not record.verifies(signature.signature, content.header_digest(position, signature)):
         return Problem.DKIM_SIGNATURE
-    if signature.algorithm is Algorithm.RSA_SHA256 and record.bits < MIN_TRUSTED_RSA_BITS:
+    if terms.algorithm is Algorithm.RSA_SHA256 and record.bits < MIN_TRUSTED_RSA_BITS:
         return Problem.DKIM_SHORT_KEY  # RFC 8301 §3.2
     if length is not None and length < body.length:
         return Problem.DKIM_BODY_LENGTH  # RFC 6376 §8.2: anything may have been added after the signed part

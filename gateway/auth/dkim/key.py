@@ -61,9 +61,10 @@ class KeyRecord:
 
     def problem_with(self, signature: Signature) -> Problem | None:
         """Why this key must not be used for this signature, if it must not."""
-        if not self.fits(signature.algorithm):
+        terms = signature.terms
+        if not self.fits(terms.algorithm):
             return Problem.DKIM_KEY_ALGORITHM
-        if self.strict and signature.auid.rpartition("@")[2] != signature.domain:
+        if self.strict and terms.auid.rpartition("@")[2] != terms.domain:
             return Problem.DKIM_KEY_STRICT
         return None
 

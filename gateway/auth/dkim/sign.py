@@ -228,8 +228,12 @@ def _good_signatures(
     by_name = {key.name: key for key in keys}
     for position in message.positions(SIGNATURE_FIELD)[:MAX_SIGNATURES]:
         signature = _read(message, position)
-        key = by_name.get(f"{signature.domain}/{signature.selector}") if signature else None
-        if signature is None or key is None or header.touches({*signature.signed_fields, SIGNATURE_FIELD}):
+        key = by_name.get(f"{signature.terms.domain}/{signature.terms.selector}") if signature else None
+        if (
+            signature is None
+            or key is None
+            or header.touches({*signature.terms.signed_fields, SIGNATURE_FIELD})
+        ):
             continue
         problem = signature.problem_at(now) or verify_signature(content, position, signature, key.record)
         if problem is None:

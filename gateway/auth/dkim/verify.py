@@ -5,7 +5,7 @@ from typing import Final
 
 from gateway.auth.dkim.content import SignedContent, verify_signature
 from gateway.auth.dkim.key import KeyRecord, select_key
-from gateway.auth.dkim.signature import Signature, claimed_domain, dkim_signature
+from gateway.auth.dkim.signature import Signature, claimed_domain, parse_signature
 from gateway.auth.dkim.tags import DkimError, parse_tags
 from gateway.auth.results import DkimResult, DkimStatus, Problem
 from gateway.auth.trouble import problem_of
@@ -102,7 +102,7 @@ async def check_dkim(
         key: KeyRecord | None = None
         problem = refusal or signature.problem_at(now)
         if not problem:
-            answer = await keys.fetch(signature.key_name)
+            answer = await keys.fetch(signature.terms.key_name)
             if isinstance(answer, Problem):
                 problem = answer
             else:
@@ -143,14 +143,21 @@ class KeyLookup:
 
 def _read(message: Message, position: int) -> Signature | DkimResult:
     """Read one signature field, or say why it cannot be read."""
-    tags: dict[str, str] = {}
+    value = message.value(position)
     try:
-        tags = parse_tags(message.value(position))
-        return dkim_signature(tags)
+        return parse_signature(value)
     except DkimError as error:
+        tags = _claimed_tags(value)
         return _unread(
             position, error.problem, domain=claimed_domain(tags, "d"), selector=claimed_domain(tags, "s")
         )
+
+
+def _claimed_tags(value: bytes) -> dict[str, str]:
+    try:
+        return parse_tags(value)
+    except DkimError:
+        return {}
 
 
 def refusal_of_all(message: Message) -> Problem | None:
@@ -185,6 +192,7 @@ def _result(
     problem: Problem | None,
     start_length: int,
 ) -> DkimResult:
+    terms = signature.terms
     testing = key is not None and key.testing
     status = STATUS[problem] if problem else DkimStatus.PASS
     covers_whole_body = problem is not Problem.DKIM_BODY_LENGTH
@@ -194,12 +202,12 @@ def _result(
     return DkimResult(
         position=position,
         status=status,
-        domain=signature.domain,
-        selector=signature.selector,
-        auid=signature.auid,
-        algorithm=signature.algorithm,
+        domain=terms.domain,
+        selector=terms.selector,
+        auid=terms.auid,
+        algorithm=terms.algorithm,
         key_bits=key.bits if key else None,
-        canonicalization=f"{signature.header_canonicalization}/{signature.body_canonicalization}",
+        canonicalization=f"{terms.header_canonicalization}/{terms.body_canonicalization}",
         signature_start=signature.signature_text[:start_length],
         testing=testing,
         covers_whole_body=covers_whole_body,

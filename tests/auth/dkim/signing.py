@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from gateway.auth.dkim.canonical import Canonicalization, canonical_body, canonical_field
 from gateway.auth.dkim.content import SignedContent
-from gateway.auth.dkim.signature import Algorithm, Signature
+from gateway.auth.dkim.signature import Algorithm, Signature, Terms
 from gateway.dns.resolver import RecordType, Trouble
 from gateway.dns.zone import ZoneResolver
 from gateway.mail.message import Message
@@ -155,18 +155,18 @@ class Signer:
 
     def _digest(self, prepared: bytes, names: str) -> bytes:
         message = Message(prepared)
-        signature = Signature(
+        terms = Terms(
             algorithm=self.algorithm,
-            signature=b"",
-            signature_text="",
-            body_hash=b"",
             header_canonicalization=self.header,
             body_canonicalization=self.body,
             domain="example.org",
             selector=self.selector,
             auid="@example.org",
             signed_fields=tuple(name.strip().lower().encode() for name in names.split(":")),
+            body_length=None,
+            key_name=f"{self.selector}._domainkey.example.org",
         )
+        signature = Signature(terms, signature=b"", signature_text="", body_hash=b"")
         return SignedContent(message, ()).header_digest(0, signature)
 
     def _private(self, digest: bytes) -> bytes:

@@ -60,11 +60,11 @@ BROKEN = [DkimStatus.FAIL, DkimStatus.FAIL]
 async def test_both_keys_sign_side_by_side() -> None:
     assert await verdicts(handed_on(MESSAGE)) == GOOD
     rsa, ed25519 = (parse_signature(field.value.encode()) for field in sign(MESSAGE).fields)
-    assert (rsa.algorithm, rsa.selector, rsa.domain) == ("rsa-sha256", "rsa", "example.org")
-    assert (ed25519.algorithm, ed25519.selector) == ("ed25519-sha256", "ed")
+    assert (rsa.terms.algorithm, rsa.terms.selector, rsa.terms.domain) == ("rsa-sha256", "rsa", "example.org")
+    assert (ed25519.terms.algorithm, ed25519.terms.selector) == ("ed25519-sha256", "ed")
     assert rsa.body_hash == ed25519.body_hash
-    assert rsa.signed_fields == ed25519.signed_fields
-    assert (rsa.body_length, rsa.timestamp, rsa.expiration) == (None, int(NOW), None)
+    assert rsa.terms.signed_fields == ed25519.terms.signed_fields
+    assert (rsa.terms.body_length, rsa.timestamp, rsa.expiration) == (None, int(NOW), None)
     assert [str(made) for made in sign(MESSAGE).signing.made] == ["example.org/rsa", "example.org/ed"]
 
 
