@@ -15,14 +15,13 @@ from gateway.auth.results import IprevResult, SenderDomain, SpfResult
 from gateway.auth.sender_domain import check_sender_domain
 from gateway.auth.spf import check_helo, check_mail_from
 from gateway.dns.budget import BudgetedResolver
-from gateway.dns.resolver import Outcome, RecordType, Temporary
+from gateway.dns.memory import Watch
+from gateway.dns.resolver import Outcome
 from gateway.mail.address import Mailbox
 from gateway.mail.envelope import IpAddress, Session
 
 MAX_ENTRIES: Final = 20_000
 """Each takes about 2 KB."""
-
-MAX_AGE_S: Final = 3_600.0
 
 _LOCAL_PART_MACROS: Final = (b"%{l", b"%{s")  # RFC 7208 §7.2: local-part, sender
 
@@ -74,18 +73,17 @@ class ConnectionChecks:
         known = self._recall(key, mail_from)
         if known is not None and resolver.charge(known.questions):
             return _said_by(known.evidence, mail_from)
-        watch = _Watch(resolver)
+        watch = Watch(resolver)
         before = resolver.spent
         evidence = await self._ask(session, mail_from, watch)
         if not watch.in_doubt:
-            local_part = mail_from.local_part if mail_from and watch.sees_local_part else None
-            expires = self._now() + min(watch.ttl, MAX_AGE_S)
+            sees_local_part = any(map(_mentions_local_part, watch.answers.values()))
+            local_part = mail_from.local_part if mail_from and sees_local_part else None
+            expires = self._now() + watch.ttl
             self._remember(key, _Known(evidence, expires, local_part, resolver.spent - before))
         return evidence
 
-    async def _ask(
-        self, session: Session, mail_from: Mailbox | None, resolver: "_Watch"
-    ) -> ConnectionEvidence:
+    async def _ask(self, session: Session, mail_from: Mailbox | None, resolver: Watch) -> ConnectionEvidence:
         client_ip, helo, receiver = session.client_ip, session.helo, self._receiver
         return ConnectionEvidence(
             spf_helo=await check_helo(client_ip, helo, resolver, receiver=receiver),
@@ -125,35 +123,6 @@ def _said_by(evidence: ConnectionEvidence, mail_from: Mailbox | None) -> Connect
     if local_part == mail_from.local_part or not mail_from.local_part:
         return evidence
     return replace(evidence, spf=replace(spf, sender=f"{mail_from.local_part}@{domain}"))
-
-
-class _Watch:
-    """A resolver that notes for how long what it answered holds.
-
-    Attributes:
-        ttl: the least of all answers', in seconds.
-        in_doubt: something could not be known now.
-        sees_local_part: a record's text depends on the sender's local part.
-    """
-
-    __slots__ = ("_resolver", "in_doubt", "sees_local_part", "ttl")
-
-    def __init__(self, resolver: BudgetedResolver) -> None:
-        self._resolver = resolver
-        self.ttl = MAX_AGE_S
-        self.in_doubt = False
-        self.sees_local_part = False
-
-    async def query(self, name: str, record_type: RecordType) -> Outcome:
-        """See `Resolver.query`."""
-        outcome = await self._resolver.query(name, record_type)
-        if isinstance(outcome, Temporary):
-            self.in_doubt = True
-            return outcome
-        self.ttl = min(self.ttl, outcome.ttl)
-        if record_type is RecordType.TXT and not self.sees_local_part:
-            self.sees_local_part = _mentions_local_part(outcome)
-        return outcome
 
 
 def _mentions_local_part(outcome: Outcome) -> bool:

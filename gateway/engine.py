@@ -16,7 +16,7 @@ import structlog
 from gateway.auth.arc import check_arc
 from gateway.auth.arc.sets import ChainValidation
 from gateway.auth.dkim.verify import check_dkim
-from gateway.auth.dmarc.evaluate import check_dmarc
+from gateway.auth.dmarc.remembered import DmarcChecks
 from gateway.auth.results import Evidence, Signing
 from gateway.auth.sender_domain import check_sender_domain
 from gateway.connection import ConnectionChecks
@@ -138,6 +138,7 @@ class Engine:
         self._resolver = resolver
         self._authserv_id = authserv_id
         self._connections = ConnectionChecks(authserv_id)
+        self._dmarc = DmarcChecks()
         self._options = options or EngineOptions()
         self._observe = observe
         self._clock = clock
@@ -305,7 +306,7 @@ class Engine:
             now=self._clock(),
             max_signatures=self._options.max_signatures,
         )
-        dmarc = await check_dmarc(author, connection.spf, dkim, resolver, suffix_list=self.suffix_list)
+        dmarc = await self._dmarc.check(author, connection.spf, dkim, resolver, suffix_list=self.suffix_list)
         # Last: a stranger's chain must not use up the questions of the checks that decide.
         arc = await check_arc(
             message, resolver, now=self._clock(), max_instances=self._options.max_arc_instances

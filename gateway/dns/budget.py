@@ -6,7 +6,7 @@ whether or not the answer happens to be cached: the verdict on a message must no
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from gateway.dns.cache import Key
@@ -29,6 +29,19 @@ class DnsQuestion(NamedTuple):
     record_type: RecordType
     outcome: str
     ms: float
+
+
+class PaidQuestion(NamedTuple):
+    """A question whose answer is known from an earlier message, as it is put on another's account."""
+
+    key: Key
+    question: DnsQuestion
+
+    @classmethod
+    def of(cls, name: str, record_type: RecordType, outcome: Outcome) -> "PaidQuestion":
+        """For what was asked, and answered so."""
+        question = DnsQuestion(name, record_type, outcome_word(outcome), 0.0)
+        return cls(_key(name, record_type), question)
 
 
 class BudgetedResolver:
@@ -78,7 +91,7 @@ class BudgetedResolver:
 
     async def query(self, name: str, record_type: RecordType) -> Outcome:
         """Look up `name`; see `Resolver.query`."""
-        key = (name.lower() if name.isascii() else name, record_type)
+        key = _key(name, record_type)
         known = self._known.get(key)
         if known is not None:
             return known
@@ -109,6 +122,18 @@ class BudgetedResolver:
         self.charged += questions
         return True
 
+    def recall(self, questions: Sequence[PaidQuestion]) -> bool:
+        """Pay for questions and note them as asked; False, and nothing is paid, where that is more than is left."""
+        known = self._known
+        new = [paid for paid in questions if paid.key not in known]
+        if len(new) > self._left or self._now() >= self._deadline:
+            return False
+        self._left -= len(new)
+        for key, question in new:
+            known[key] = None  # counted, and to be asked all the same if anybody wants the answer itself
+            self.asked.append(question)
+        return True
+
     def _reserve(self, key: Key) -> bool:
         if key not in self._known:  # being waited for by another check: counted already
             if not self._left:
@@ -129,3 +154,7 @@ class BudgetedResolver:
             self.exhausted = True
             self.asked.append(DnsQuestion(name, record_type, Trouble.BUDGET.value, ms))
         return _OVER_BUDGET
+
+
+def _key(name: str, record_type: RecordType) -> Key:
+    return (name.lower() if name.isascii() else name, record_type)
