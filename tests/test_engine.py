@@ -225,3 +225,16 @@ async def test_a_sender_whom_only_the_live_rules_refuse_is_undecided_in_the_shad
     agreed = await engine.screen(Stage.MAIL, evil)
     assert agreed is not None
     assert agreed.shadow is None
+
+
+async def test_a_key_is_remembered_and_each_signature_is_still_its_own() -> None:
+    """Good, forged and good again, by one engine that knows the key, the signer and his records."""
+    engine = make_engine()
+    honest = next(case for case in CASES if case.name == "honest-rsa")
+    forged = honest.raw.replace(b"Subject: ", b"Subject: Re: ", 1)
+    assert forged != honest.raw
+    found = [
+        (await engine.judge(honest.envelope(), Message(raw))).evidence.dkim[0].status
+        for raw in (honest.raw, forged, honest.raw)
+    ]
+    assert found == ["pass", "fail", "pass"]

@@ -7,13 +7,15 @@ many messages is looked into once. A verdict does not depend on that: a message 
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 from gateway.dns.budget import BudgetedResolver, PaidQuestion
-from gateway.dns.cache import Key  # noqa: TC001
 from gateway.dns.resolver import Outcome, RecordType, Temporary
 
 MAX_AGE_S: Final = 3_600.0
+
+if TYPE_CHECKING:
+    from gateway.dns.cache import Key
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")

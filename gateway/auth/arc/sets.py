@@ -92,7 +92,8 @@ class SetFields:
 
 def has_chain(message: Message) -> bool:
     """Whether the message carries any field of ARC."""
-    return any(message.positions(key) for key in FIELD_KEYS)
+    index = message.index
+    return _SEAL_KEY in index or _MESSAGE_KEY in index or _RESULTS_KEY in index
 
 
 def field_count(message: Message) -> int:

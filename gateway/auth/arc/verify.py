@@ -21,9 +21,10 @@ from gateway.auth.arc.sets import (
 from gateway.auth.dkim.canonical import CRLF, relaxed_header, without_signature
 from gateway.auth.dkim.content import SignedContent, verify_signature
 from gateway.auth.dkim.key import MIN_TRUSTED_RSA_BITS, KeyRecord
+from gateway.auth.dkim.lookup import KeyLookup, KeyMemory
 from gateway.auth.dkim.signature import Algorithm, Signature, message_signature
 from gateway.auth.dkim.tags import DkimError
-from gateway.auth.dkim.verify import KeyLookup, refusal_of_all
+from gateway.auth.dkim.verify import refusal_of_all
 from gateway.auth.results import ArcResult, ArcSet, ArcStatus, Problem
 from gateway.auth.trouble import is_trouble
 from gateway.dns.resolver import Resolver
@@ -41,6 +42,7 @@ async def check_arc(
     *,
     now: float,
     max_instances: int = MAX_INSTANCES,
+    memory: KeyMemory | None = None,
 ) -> ArcResult:
     """Verify the chain of a message.
 
@@ -48,6 +50,7 @@ async def check_arc(
         message: as received.
         resolver: asked once for each key, one after the other.
         now: seconds since 1970.
+        memory: of keys; see `KeyLookup`.
         max_instances: a message that carries more fields of one name than this is `fail` unread.
     """
     if not has_chain(message):
@@ -62,16 +65,16 @@ async def check_arc(
         return ArcResult(
             status=ArcStatus.FAIL, problem=error.problem, cause=error.cause, failed_instance=error.instance
         )
-    return await _Verification(message, chain, resolver, now).result()
+    return await _Verification(message, chain, KeyLookup(resolver, memory), now).result()
 
 
 class _Verification:
     """One chain of good form, being verified."""
 
-    def __init__(self, message: Message, chain: Sequence[SetFields], resolver: Resolver, now: float) -> None:
+    def __init__(self, message: Message, chain: Sequence[SetFields], keys: KeyLookup, now: float) -> None:
         self._message = message
         self._chain = chain
-        self._keys = KeyLookup(resolver)
+        self._keys = keys
         self._now = now
         self._signatures = {fields.instance: _message_signature(fields) for fields in chain}
         self._content = SignedContent(

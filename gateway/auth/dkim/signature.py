@@ -52,6 +52,7 @@ class Terms:
         signed_fields: the names in `h=` in lower case, in the order in which they are hashed.
         body_length: `l=`; None where absent, which is not 0.
         key_name: where the public key is published (RFC 6376 §3.6.2.1).
+        canonicalization: `c=` in full: `relaxed/relaxed`.
     """
 
     algorithm: Algorithm
@@ -63,6 +64,7 @@ class Terms:
     signed_fields: tuple[bytes, ...]
     body_length: int | None
     key_name: str
+    canonicalization: str
 
 
 class Signature(NamedTuple):
@@ -198,6 +200,7 @@ def message_signature(tags: Mapping[str, str], *, auid: str | None) -> Signature
         signed_fields=_field_names(required_tag(tags, "h")),
         body_length=parse_number(tags, "l"),
         key_name=f"{selector}._domainkey.{domain}",
+        canonicalization=f"{header}/{body}",
     )
     return Signature(terms, signature, signature_text, body_hash, timestamp, expiration)
 

@@ -1,15 +1,15 @@
 """The check: each signature of a message, its key fetched, its result and the reason (RFC 6376 §6, RFC 8601 §2.7.1)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.auth.dkim.content import SignedContent, verify_signature
-from gateway.auth.dkim.key import KeyRecord, select_key
+from gateway.auth.dkim.key import KeyRecord
+from gateway.auth.dkim.lookup import KeyLookup, KeyMemory
 from gateway.auth.dkim.signature import Signature, claimed_domain, parse_signature
 from gateway.auth.dkim.tags import DkimError, parse_tags
 from gateway.auth.results import DkimResult, DkimStatus, Problem
-from gateway.auth.trouble import problem_of
-from gateway.dns.resolver import Answer, NotFound, RecordType, Resolver, Temporary
+from gateway.dns.resolver import Resolver
 from gateway.mail.message import Defect, Message
 
 MAX_SIGNATURES: Final = 8
@@ -76,6 +76,7 @@ async def check_dkim(
     *,
     now: float,
     max_signatures: int = MAX_SIGNATURES,
+    memory: KeyMemory | None = None,
 ) -> tuple[DkimResult, ...]:
     """Verify the DKIM signatures of a message, one result each, in the order of their fields.
 
@@ -83,19 +84,20 @@ async def check_dkim(
         message: as received.
         resolver: asked once for each key, one after the other.
         now: seconds since 1970.
+        memory: of keys; see `KeyLookup`.
         max_signatures: signatures evaluated, from the top; those past it are never a pass, and only a few are reported.
     """
     positions = message.positions(SIGNATURE_FIELD)
     if not positions:
         return ()
-    found = {position: _read(message, position) for position in positions[:max_signatures]}
-    signatures = [signature for signature in found.values() if isinstance(signature, Signature)]
+    found = [_read(message, position) for position in positions[:max_signatures]]
+    signatures = [signature for signature in found if isinstance(signature, Signature)]
     content = SignedContent(message, signatures)
-    start_length = _signature_start_length(signature.signature_text for signature in signatures)
+    start_length = _signature_start_length(signatures)
     refusal = refusal_of_all(message)
-    keys = KeyLookup(resolver)
+    keys = KeyLookup(resolver, memory)
     results: list[DkimResult] = []
-    for position, signature in found.items():
+    for position, signature in zip(positions, found, strict=False):
         if isinstance(signature, DkimResult):
             results.append(signature)
             continue
@@ -112,33 +114,6 @@ async def check_dkim(
     unevaluated = positions[max_signatures : max_signatures + MAX_UNEVALUATED_RESULTS]
     results.extend(_unread(position, Problem.DKIM_TOO_MANY) for position in unevaluated)
     return tuple(results)
-
-
-class KeyLookup:
-    """The keys of one message, each asked for once."""
-
-    def __init__(self, resolver: Resolver) -> None:
-        self._resolver = resolver
-        self._known: dict[str, KeyRecord | Problem] = {}
-
-    async def fetch(self, name: str) -> KeyRecord | Problem:
-        """The key at this name, or why there is none to be had."""
-        known = self._known.get(name)
-        if known is None:
-            known = self._known[name] = await self._ask(name)
-        return known
-
-    async def _ask(self, name: str) -> KeyRecord | Problem:
-        match await self._resolver.query(name, RecordType.TXT):
-            case NotFound():
-                return Problem.DKIM_KEY_MISSING
-            case Temporary(trouble=trouble):
-                return problem_of(trouble)
-            case Answer(records=records):
-                try:
-                    return select_key([record for record in records if isinstance(record, bytes)])
-                except DkimError as error:
-                    return error.problem
 
 
 def _read(message: Message, position: int) -> Signature | DkimResult:
@@ -207,7 +182,7 @@ def _result(
         auid=terms.auid,
         algorithm=terms.algorithm,
         key_bits=key.bits if key else None,
-        canonicalization=f"{terms.header_canonicalization}/{terms.body_canonicalization}",
+        canonicalization=terms.canonicalization,
         signature_start=signature.signature_text[:start_length],
         testing=testing,
         covers_whole_body=covers_whole_body,
@@ -215,10 +190,11 @@ def _result(
     )
 
 
-def _signature_start_length(texts: Iterable[str]) -> int:
+def _signature_start_length(signatures: Sequence[Signature]) -> int:
     """How much of each `b=` tells the signatures of one message apart (RFC 6008 §3), within reason."""
-    different = set(texts)
     length = _MIN_SIGNATURE_START
-    while length < _MAX_SIGNATURE_START and len({text[:length] for text in different}) < len(different):
-        length += _MIN_SIGNATURE_START
+    if len(signatures) > 1:
+        different = {signature.signature_text for signature in signatures}
+        while length < _MAX_SIGNATURE_START and len({text[:length] for text in different}) < len(different):
+            length += _MIN_SIGNATURE_START
     return length

@@ -165,6 +165,7 @@ class Signer:
             signed_fields=tuple(name.strip().lower().encode() for name in names.split(":")),
             body_length=None,
             key_name=f"{self.selector}._domainkey.example.org",
+            canonicalization=f"{self.header}/{self.body}",
         )
         signature = Signature(terms, signature=b"", signature_text="", body_hash=b"")
         return SignedContent(message, ()).header_digest(0, signature)
