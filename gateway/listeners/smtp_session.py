@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, assert_never, cast
 
@@ -120,7 +121,7 @@ class SmtpSession(asyncio.Protocol):
         self._begin(peer)
 
     def _begin(self, peer: IpAddress, tls: Tls | None = None) -> None:
-        _log.debug("session.opened", session=self._identifier, client=str(peer))
+        self._listener.log.debug("session.opened", session=self._identifier, client=peer)
         if tls is not None:
             self._listener.observer.tls_started(self._listener.role, tls)
         self._core = self._listener.make_core(self, peer=peer, identifier=self._identifier)
@@ -149,7 +150,7 @@ class SmtpSession(asyncio.Protocol):
             self._feed(self._core.client_lost)
         if self._admitted is not None:
             self._listener.leave(self._admitted)
-        _log.debug("session.closed", session=self._identifier, end=self._end)
+        self._listener.log.debug("session.closed", session=self._identifier, end=self._end)
         self._finish_if_done()
 
     def pause_writing(self) -> None:
@@ -405,6 +406,9 @@ class SmtpSession(asyncio.Protocol):
         """The session ends when its client is gone and nothing is under way downstream."""
         if self._transport is None and self._downstream is None:
             self._listener.closed(self, self._end or SessionEnd.CLIENT_CLOSED)
+            core, self._core = self._core, None
+            if core:  # the two hold each other: its memory is wanted at once, not when the collector comes by
+                core.let_go()
 
     # ── downstream (Borrower) ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -633,9 +637,14 @@ _INTERNAL: Final = Verdict(disposition=Disposition.DEFER, rule="gateway.internal
 def _peer_address(name: Any) -> IpAddress | None:
     """The client's address from its socket's name; None where it is gone already."""
     try:
-        return unmapped(ip_address(str(name[0]).partition("%")[0]))
+        return _read_address(name[0])
     except (TypeError, ValueError, IndexError):
         return None
+
+
+@lru_cache(maxsize=4096)
+def _read_address(text: str) -> IpAddress:
+    return unmapped(ip_address(str(text).partition("%")[0]))
 
 
 def _tls_of(transport: asyncio.BaseTransport) -> Tls:

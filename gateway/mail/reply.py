@@ -11,7 +11,7 @@ MAX_REPLY_LINE_BYTES: Final = 512  # RFC 5321 §4.5.3.1.5, the CRLF included
 _ENHANCED: Final = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:[ \t]+|\Z)")
 _ENHANCED_CODE: Final = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 _UNPRINTABLE: Final = re.compile(r"[^\t\x20-\x7e]")
-_COMMON_CHARACTERS: Final = 80
+_COMMON_CHARACTERS: Final = 300
 _LINE: Final = re.compile(rb"([2-5][0-9]{2})([ -]|\Z)(.*)", re.DOTALL)
 
 
@@ -69,7 +69,7 @@ class Reply:
     def to_bytes(self) -> bytes:
         """The reply as sent, the enhanced code on every line (RFC 2034 §4), no line over 512 bytes."""
         lines = self.lines
-        write = _write_common if len(lines) == 1 and len(lines[0]) <= _COMMON_CHARACTERS else _write
+        write = _write_common if sum(map(len, lines)) <= _COMMON_CHARACTERS else _write
         return write(self.code, self.enhanced, lines)
 
     def __str__(self) -> str:

@@ -252,6 +252,10 @@ class Dialog:
         self.awaiting = Awaiting.CLIENT
         self.effects.append(Close(end))
 
+    def let_go(self) -> None:
+        """Part from the session."""
+        self.sent_ahead = _nothing
+
     def abandon(self) -> None:
         """After a bug nothing here can be relied on: forget all, apologise, close."""
         was_open = self.state is not State.CLOSED

@@ -13,6 +13,7 @@ has sent ahead waits: commands are answered one at a time, in their order (RFC 2
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from gateway.mail.envelope import IpAddress, Session, Tls
@@ -240,6 +241,10 @@ class ProxySession:
             self._dialog.end(SessionEnd.DRAINED, replies.CLOSING)
         return self._proceed()
 
+    def let_go(self) -> None:
+        """Nothing will happen any more: part from what holds this session and is held by it."""
+        self._dialog.let_go()
+
     def abort(self) -> list[Effect]:
         """End now, whatever is under way: its sender will try again."""
         self._dialog.end(SessionEnd.DRAINED, replies.CLOSING)
@@ -397,10 +402,7 @@ class ProxySession:
         if refused:
             self._dialog.end(SessionEnd.REFUSED, refused)
         else:
-            self._dialog.say(self._greeting())
-
-    def _greeting(self) -> Reply:
-        return Reply.of(220, None, f"{self._settings.hostname} ESMTP")
+            self._dialog.say(_greeting(self._settings.hostname))
 
     def _identify(self, address: IpAddress, name: str | None = None) -> None:
         trusted = is_within(address, self._settings.trusted_networks)
@@ -502,7 +504,7 @@ class ProxySession:
             raise RemoteProtocolError(replies.BAD_PARAMETER) from None
         self._restart(Verb.XCLIENT)
         self._identify(client.address, client.name)
-        self._dialog.reply(Verb.XCLIENT, self._greeting())
+        self._dialog.reply(Verb.XCLIENT, _greeting(self._settings.hostname))
 
     def _may_xclient(self) -> bool:
         return is_within(self._peer, self._settings.xclient_from)
@@ -574,6 +576,11 @@ class ProxySession:
 
     def _drop_input(self) -> None:
         self._input, self._at = b"", 0
+
+
+@lru_cache(maxsize=4)
+def _greeting(hostname: str) -> Reply:
+    return Reply.of(220, None, f"{hostname} ESMTP")
 
 
 def _require_none(argument: str) -> None:
