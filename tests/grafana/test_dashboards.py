@@ -1,15 +1,19 @@
 """The dashboards hold what they promise before anybody opens them: made by their code, complete, in order, linked, and true."""
 
+import importlib
+import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from gateway.ops.metrics import Metrics
@@ -39,6 +43,70 @@ def test_grafanas_own_types_can_read_it(name: str) -> None:
     assert read.title
     assert f'"uid": "{DASHBOARDS[name]["uid"]}"' in again
     assert len(read.panels or ()) == len(DASHBOARDS[name]["panels"])
+
+
+def lost(kept: Any, read: Any, path: str = "") -> Iterator[str]:
+    """Where the two differ."""
+    if isinstance(kept, dict) and isinstance(read, dict):
+        for key in kept.keys() | read.keys():
+            yield from lost(kept.get(key), read.get(key), f"{path}.{key}")
+    elif isinstance(kept, list) and isinstance(read, list) and len(kept) == len(read):
+        for at, (one, other) in enumerate(zip(kept, read, strict=True)):
+            yield from lost(one, other, f"{path}[{at}]")
+    elif kept != read:
+        yield path
+
+
+@each
+def test_grafanas_own_types_know_every_word_of_it(name: str) -> None:
+    """What Grafana's schema does not know is lost when its types read it: a misspelt option, one of another panel's."""
+    board = DASHBOARDS[name]
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
+    of_prometheus = re.compile(r"\.annotations\.list\[\d+\]\.(expr|step|titleFormat|textFormat|tagKeys)")
+    assert [where for where in lost(board, read) if not of_prometheus.fullmatch(where)] == []
+    for panel in panels(name):
+        kind = importlib.import_module(f"grafana_foundation_sdk.models.{panel['type']}")
+        options = json.loads(JSONEncoder().encode(kind.Options.from_json(panel["options"])))
+        assert list(lost(panel["options"], options)) == [], panel["title"]
+        drawn = panel.get("fieldConfig", {}).get("defaults", {}).get("custom")
+        if drawn is not None:
+            again = json.loads(JSONEncoder().encode(kind.FieldConfig.from_json(drawn)))
+            assert list(lost(drawn, again)) == [], panel["title"]
+
+
+UNITS = {value for name, value in vars(units).items() if name[0].isupper() and isinstance(value, str)}
+
+
+@each
+def test_every_unit_is_one_of_grafanas(name: str) -> None:
+    used = re.findall(r'"unit": "([^"]*)"', (JSON_FOLDER / name).read_text())
+    assert used or name == "reports.json"
+    assert set(used) <= UNITS
+
+
+@each
+def test_every_line_is_named_by_a_label_that_the_question_keeps(name: str) -> None:
+    for panel in panels(name):
+        targets = panel.get("targets", ())
+        assert len({target["refId"] for target in targets}) == len(targets), panel["title"]
+        for target in targets:
+            named = set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")))
+            if not named:
+                continue
+            kept = re.findall(r"\bby \(([^)]*)\)", target["expr"])
+            assert kept, f"{panel['title']} {target['refId']}: no `by`"
+            assert named <= {label.strip() for labels in kept for label in labels.split(",")}, panel["title"]
+
+
+@each
+def test_every_question_goes_to_the_chosen_source(name: str) -> None:
+    board = DASHBOARDS[name]
+    chosen = {"type": "prometheus", "uid": "${datasource}"}
+    asking = [panel for panel in panels(name) if panel.get("targets")]
+    asking += board["annotations"]["list"]
+    asking += [variable for variable in board["templating"]["list"] if variable["type"] == "query"]
+    assert asking
+    assert [one.get("title", one.get("name")) for one in asking if one["datasource"] != chosen] == []
 
 
 @each
