@@ -16,6 +16,7 @@ from gateway.cli.choices import KeyChoice
 USAGE_STATUS: Final = 2
 """Exit status where an argument, the config or a rule file cannot be used."""
 
+_MAX_SAYS: Final = 2_000
 _CONFIG_FILE: Final = Path("/etc/gateway/gateway.toml")
 
 
@@ -572,12 +573,13 @@ def _exit_with(run: Callable[[], int]) -> NoReturn:
     from gateway.cli.errors import UsageFault
     from gateway.keys.errors import KeyDirectoryError, PublishError
     from gateway.ops.config.faults import ConfigError
+    from gateway.ops.text import printable
     from gateway.policy import RuleError
 
     try:
         status = run()
     except (UsageFault, ConfigError, RuleError, KeyTableError, KeyDirectoryError, PublishError) as error:
-        print(error, file=sys.stderr)
+        print(*(printable(line, _MAX_SAYS) for line in str(error).split("\n")), sep="\n", file=sys.stderr)
         status = USAGE_STATUS
     except BrokenPipeError:  # `gateway check … | head`
         sys.stderr.close()

@@ -7,7 +7,10 @@ from typing import Final
 
 from gateway.cli.show import terminal
 from gateway.ops.config.load import load_config
+from gateway.ops.text import printable
 from gateway.policy import SHIPPED, RuleError, load_rules
+
+_MAX_SAYS: Final = 2_000
 
 _DOORS: Final = ("inbound", "submission", "outbound", "milter", "tls_policy", "mta_sts", "http")
 """Sections with a `listen` of their own."""
@@ -37,7 +40,8 @@ def _check_rules(source: str) -> int:
     try:
         rules = load_rules(source)
     except RuleError as error:
-        terminal(to_stderr=True).print(str(error), style="red")
+        for fault in error.faults:
+            terminal(to_stderr=True).print(printable(str(fault), _MAX_SAYS), style="red")
         return 2
     failures = rules.failed_examples()
     for failure in failures:

@@ -21,7 +21,7 @@ from gateway.explain.story import Fact, Station, outcome_tone, outcome_word, tel
 from gateway.mail.errors import ParseError
 from gateway.ops.config.faults import shown
 from gateway.ops.config.load import load_config
-from gateway.ops.text import printable
+from gateway.ops.text import printable, printable_json
 from gateway.store import StoreError
 from gateway.store.engine import open_to_read
 from gateway.store.traces import Traces
@@ -175,7 +175,7 @@ def _moment(option: str, text: str, now: datetime) -> datetime:
 def _show_document(traces: Traces, line: TraceLine) -> None:
     document = traces.document(line.key)
     if document is not None:  # else it went meanwhile
-        sys.stdout.write(f"{document}\n")
+        sys.stdout.write(f"{printable_json(document)}\n")
 
 
 def _show_line(_traces: Traces, line: TraceLine) -> None:
@@ -243,7 +243,7 @@ def _station(station: Station) -> Iterable[Text]:
         head,
         *(_fact(fact, width) for fact in station.facts),
         *map(finding_line, station.findings),
-        *(Text(f"    {note}") for note in station.notes),
+        *(Text(f"    {printable(note, _MAX_SAYS)}") for note in station.notes),
     ]
 
 
@@ -265,4 +265,6 @@ def _dns(trace: Trace, total_ms: float) -> Iterable[Text]:
     width = max((len(printable(each.name)) for each in trace.questions), default=0)
     for each in trace.questions:
         name = printable(each.name)
-        yield Text(f"    {name:<{width}}  {each.record_type:<5}  {each.outcome:<8}  {each.ms:6.1f} ms")
+        yield Text(
+            f"    {name:<{width}}  {each.record_type:<5}  {printable(each.outcome):<8}  {each.ms:6.1f} ms"
+        )

@@ -184,7 +184,8 @@ def _write_second(second: int) -> str:
 
 def _fit(value: object) -> object:
     if isinstance(value, str):  # by far the most
-        return value if len(value) <= MAX_CHARACTERS and value.isprintable() else printable(value)
+        plain = len(value) <= MAX_CHARACTERS and value.isascii() and value.isprintable()
+        return value if plain else printable(value)
     if value is None or isinstance(value, (int, float)):
         return value
     if isinstance(value, (list, tuple, set, frozenset)):

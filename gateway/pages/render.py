@@ -4,7 +4,6 @@ Every value that a template shows passes `shown` and then Jinja's escaping, so t
 """
 
 import re
-import unicodedata
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
@@ -15,9 +14,6 @@ from markupsafe import Markup
 from gateway.ops.text import printable
 
 MAX_SHOWN_CHARACTERS: Final = 300
-_MAX_MARKS: Final = 2
-"""So many combining marks in a row occur in languages; a hundred paint over the lines above."""
-
 _SECTION: Final = re.compile(r"RFC (\d{3,5})(?: §([0-9A-Za-z.]+))?")
 
 
@@ -25,8 +21,7 @@ def shown(value: object) -> object:
     """A value fit to be shown: text without anything that does not print, and not too long; all else as it is."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    text = printable(value, MAX_SHOWN_CHARACTERS)
-    return text if text.isascii() else _without_towers(text)
+    return printable(value, MAX_SHOWN_CHARACTERS)
 
 
 def rfc_url(section: str) -> str | None:
@@ -59,15 +54,6 @@ def environment() -> Environment:
 def render(template: str, **values: Any) -> str:
     """One page or part of one."""
     return environment().get_template(template).render(values)
-
-
-def _without_towers(text: str) -> str:
-    kept: list[str] = []
-    marks = 0
-    for character in text:
-        marks = marks + 1 if unicodedata.category(character) in {"Mn", "Me"} else 0
-        kept.append(character if marks <= _MAX_MARKS else "")
-    return "".join(kept)
 
 
 def _clock(at: datetime) -> str:

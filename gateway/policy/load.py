@@ -133,7 +133,8 @@ class _Reader:
             if key not in allowed:
                 near = get_close_matches(key, allowed, n=1)
                 hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(allowed)}"
-                self.fault(f"{place}: {key}", None, f"unknown key; {hint}")
+                shown = key if key.isprintable() else ascii(key)
+                self.fault(f"{place}: {shown[:120]}", None, f"unknown key; {hint}")
 
     def _mode(self, value: object) -> Mode:
         if value in list(Mode):

@@ -1,8 +1,10 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.ops.text import printable
+from gateway.ops.text import printable, printable_json
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,11 @@ from gateway.ops.text import printable
         ("\x9b31m", "\\x9b31m"),  # an ANSI sequence in one byte
         ("\udcff", "\\udcff"),  # would fail to be encoded
         ("grüße@例え.jp", "grüße@例え.jp"),  # honest, and stays
+        (
+            "e\u0301\u0323 \u0e01\u0e35\u0e49",
+            "e\u0301\u0323 \u0e01\u0e35\u0e49",
+        ),  # languages do this, and it stays
+        ("e" + "\u0301" * 4, "e\u0301\u0301\\u0301\\u0301"),  # would paint over the lines above
         ("x" * 600, "x" * 511 + "…"),
         ("\0" * 600, "\\x00" * 127 + "\\x0" + "…"),
     ],
@@ -31,3 +38,11 @@ def test_always_printable_encodable_and_short(text: str, limit: int) -> None:
     assert shown.isprintable()
     assert len(shown) <= limit
     shown.encode()
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200))
+def test_json_that_prints_means_what_it_meant(text: str) -> None:
+    document = json.dumps({text: [text]}, ensure_ascii=False)
+    shown = printable_json(document)
+    assert shown.isprintable()
+    assert json.loads(shown) == {text: [text]}
