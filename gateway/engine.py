@@ -19,7 +19,7 @@ from gateway.auth.dkim.verify import check_dkim
 from gateway.auth.dmarc.remembered import DmarcChecks
 from gateway.auth.results import Evidence, Signing
 from gateway.auth.sender_domain import check_sender_domain
-from gateway.connection import ConnectionChecks
+from gateway.connection import ConnectionChecks, ConnectionEvidence
 from gateway.dns.budget import BudgetedResolver
 from gateway.dns.memory import DnsMemory
 from gateway.dns.resolver import Resolver
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 QUARANTINE_FIELD: Final = "X-Gateway-Quarantine"
 """Put on a quarantined message: the rule's id and ours. Taken off every message that comes in with one."""
+
+_QUARANTINE_KEY: Final = QUARANTINE_FIELD.lower().encode()
 
 INTERNAL_RULE: Final = "gateway.internal"
 UNREADABLE_RULE: Final = "gateway.unreadable"
@@ -305,22 +307,15 @@ class Engine:
         if envelope.session.is_ours:
             return Evidence()
         resolver = notes.resolver = self._budget()
-        connection = await self._connection_evidence(envelope, resolver)
+        now, options = self._clock(), self._options
+        connection = await self._check_connection(envelope, resolver)
         dkim = await check_dkim(
-            message,
-            resolver,
-            now=self._clock(),
-            max_signatures=self._options.max_signatures,
-            memory=self._keys,
+            message, resolver, now=now, max_signatures=options.max_signatures, memory=self._keys
         )
         dmarc = await self._dmarc.check(author, connection.spf, dkim, resolver, suffix_list=self.suffix_list)
         # Last: a stranger's chain must not use up the questions of the checks that decide.
         arc = await check_arc(
-            message,
-            resolver,
-            now=self._clock(),
-            max_instances=self._options.max_arc_instances,
-            memory=self._keys,
+            message, resolver, now=now, max_instances=options.max_arc_instances, memory=self._keys
         )
         return Evidence(
             spf_helo=connection.spf_helo,
@@ -332,14 +327,18 @@ class Engine:
             sender_domain=connection.sender_domain,
         )
 
-    async def _connection_evidence(self, envelope: Envelope, resolver: BudgetedResolver) -> Evidence:
+    async def _check_connection(
+        self, envelope: Envelope, resolver: BudgetedResolver
+    ) -> ConnectionEvidence | Evidence:
         """What can be found out before the message: client, HELO, reverse path."""
-        session = envelope.session
-        if session.is_ours:
-            return Evidence()
         if not self._options.client_known:
             return Evidence(sender_domain=await check_sender_domain(envelope.mail_from, resolver))
-        found = await self._connections.check(session, envelope.mail_from, resolver)
+        return await self._connections.check(envelope.session, envelope.mail_from, resolver)
+
+    async def _connection_evidence(self, envelope: Envelope, resolver: BudgetedResolver) -> Evidence:
+        if envelope.session.is_ours:
+            return Evidence()
+        found = await self._check_connection(envelope, resolver)
         return Evidence(
             spf_helo=found.spf_helo, spf=found.spf, iprev=found.iprev, sender_domain=found.sender_domain
         )
@@ -363,7 +362,7 @@ class Engine:
         if envelope.session.listener is Listener.OUTBOUND:  # what our own inbound side found travels with it
             return Edits(prepend=tuple(marks))
         forged = forged_positions(message, (self._authserv_id,))
-        stale_marks = message.positions(QUARANTINE_FIELD.lower().encode())
+        stale_marks = message.positions(_QUARANTINE_KEY)
         edits = Edits(prepend=tuple(marks), remove=forged.union(stale_marks))
         submission = self._submission_of(envelope)
         if submission is None:

@@ -46,9 +46,9 @@ class Notes:
 
     def decide(self, rules: RuleSet, stage: Stage, case: Case) -> Rule | None:
         """The rule that takes the case; which did not, and why, is written down."""
-        facts = rules.find_facts(stage, case)
         if not self._is_told:
-            return rules.decide_facts(stage, facts)
+            return rules.decide(stage, case)
+        facts = rules.find_facts(stage, case)
         rule, self._tried = rules.decide_and_tell(stage, facts)
         self._facts = {key: fact_words(facts[key]) for key in {step.key for step in self._tried}}
         return rule

@@ -62,11 +62,13 @@ class Kind:
         parse_condition: TOML value to matcher; raises ParseError saying what would be right.
         parse_fact: TOML value in an example to the fact that it stands for; raises likewise.
         absent: the fact in an example that does not mention the key.
+        has_few: of all facts there are only a few, words of ours.
     """
 
     parse_condition: Callable[[object], Matcher]
     parse_fact: Callable[[object], Fact]
     absent: Fact = None
+    has_few: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +336,7 @@ def _parse_ip(value: object) -> Fact:
 
 def _one_word(words: type[StrEnum]) -> Kind:
     parse = partial(_word, words)
-    return Kind(lambda value: _OneOf(frozenset(map(parse, _items(value)))), parse)
+    return Kind(lambda value: _OneOf(frozenset(map(parse, _items(value)))), parse, has_few=True)
 
 
 def _some_words(words: type[StrEnum]) -> Kind:
@@ -343,10 +345,11 @@ def _some_words(words: type[StrEnum]) -> Kind:
         lambda value: _AnyOf(frozenset(map(parse, _items(value)))),
         lambda value: frozenset(map(parse, _items(value))),
         frozenset(),
+        has_few=True,
     )
 
 
-_FLAG = Kind(lambda value: _Equals(_truth(value)), _truth, absent=False)
+_FLAG = Kind(lambda value: _Equals(_truth(value)), _truth, absent=False, has_few=True)
 _IP = Kind(lambda value: _WithinNetworks(tuple(map(_parse_network, _items(value)))), _parse_ip)
 _ADDRESSES = Kind(partial(_parse_addresses, whole_allowed=True), _parse_address_fact, ())
 _DOMAINS = Kind(

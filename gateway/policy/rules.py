@@ -1,6 +1,6 @@
 """The operator's rules: the first that matches decides, and the last one always matches."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -25,6 +25,10 @@ PLACEHOLDERS: Final = (
 
 FEW: Final = 32
 """So many rules are tried one by one; where more of a stage name addresses or networks, those are looked up."""
+
+
+MAX_DECIDED: Final = 4_096
+"""Combinations of facts of which a rule set remembers the rule that takes them."""
 
 
 MAX_TRIED: Final = 50
@@ -176,6 +180,12 @@ class RuleSet:
     _by_stage: Mapping[Stage, tuple[_Steps, ...]] = field(init=False, repr=False, compare=False)
     _keys: Mapping[Stage, tuple[str, ...]] = field(init=False, repr=False, compare=False)
     _indexes: Mapping[Stage, _Index] = field(init=False, repr=False, compare=False)
+    _finders: Mapping[Stage, tuple[Callable[[Case], Fact], ...]] = field(
+        init=False, repr=False, compare=False
+    )
+    _decided: Mapping[Stage, dict[tuple[Fact, ...], Rule | None]] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         by_stage = {stage: tuple(rule for rule in self.rules if rule.stage is stage) for stage in Stage}
@@ -188,6 +198,11 @@ class RuleSet:
         object.__setattr__(self, "_keys", keys)
         indexes = {stage: _Index(rules) for stage, rules in steps.items() if len(rules) > FEW}
         object.__setattr__(self, "_indexes", indexes)
+        finders = {stage: tuple(KEYS[key].find for key in asked) for stage, asked in keys.items()}
+        object.__setattr__(self, "_finders", finders)
+        # Only where the facts are words: addresses and sizes are different each time.
+        by_words = [stage for stage, asked in keys.items() if all(KEYS[key].kind.has_few for key in asked)]
+        object.__setattr__(self, "_decided", {stage: {} for stage in by_words})
 
     def asks(self, stage: Stage) -> bool:
         """Whether any rule is tried at this stage, so that a listener need not ask in vain."""
@@ -199,7 +214,15 @@ class RuleSet:
 
     def decide(self, stage: Stage, case: Case) -> Rule | None:
         """The first rule that takes this case; None only before the message stage."""
-        return self.decide_facts(stage, self.find_facts(stage, case))
+        decided = self._decided.get(stage)
+        if decided is None:
+            return self.decide_facts(stage, self.find_facts(stage, case))
+        facts = tuple([find(case) for find in self._finders[stage]])
+        if facts not in decided:
+            if len(decided) >= MAX_DECIDED:
+                decided.clear()
+            decided[facts] = self.decide_facts(stage, dict(zip(self._keys[stage], facts, strict=True)))
+        return decided[facts]
 
     def find_facts(self, stage: Stage, case: Case) -> dict[str, Fact]:
         """What the rules of this stage ask about, found in the case."""

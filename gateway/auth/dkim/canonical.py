@@ -46,7 +46,7 @@ def relaxed_header(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     """
     # A CRLF that no blank follows stands within no value (RFC 5322 §2.2.3), so that one before a colon can mark where it begins.
     text = b"".join([name + _VALUE_MARK + value + CRLF for name, value in fields])
-    text = _reduce(text.replace(b"\r\n ", b" ").replace(b"\r\n\t", b" "))
+    text = _reduce(text.replace(b"\t", b" ").replace(b"\r\n ", b" "))
     return text.replace(_VALUE_MARK + b" ", b":").replace(_VALUE_MARK, b":").replace(b" \r\n", CRLF)
 
 

@@ -111,7 +111,7 @@ def _of_known_signer(value: bytes) -> Signature | None:
 
     None where anything is unusual: what exactly, or whether it may be so, is for the long way to say.
     """
-    unfolded = value.replace(b"\r\n\t", b" ").replace(b"\r\n ", b" ").replace(b"\t", b" ")
+    unfolded = value.replace(b"\t", b" ").replace(b"\r\n ", b" ")
     parts = _CHANGING_TAG.split(b";" + unfolded.rstrip(b" ").removesuffix(b";"))
     changing = dict(zip(parts[1::3], parts[2::3], strict=True))
     text, hash_text = changing.get(b"b"), changing.get(b"bh")
