@@ -107,7 +107,7 @@ def _dkim_line(result: DkimResult, end: str) -> str:
     )
     if not result.signature_start:
         return begun
-    piece = property_piece(Property("header", "b", result.signature_start)) + end
+    piece = property_piece("header", "b", result.signature_start) + end
     return fold_line((piece,), begun, column=column)[0]
 
 

@@ -16,7 +16,7 @@ from gateway.mail.comments import skip_comments
 from gateway.mail.edits import NewField
 from gateway.mail.errors import ParseError
 from gateway.mail.headers import comment, fold_line, join_lines, quote_pvalue, quote_value
-from gateway.mail.message import AMBIGUOUS, Defect, Message
+from gateway.mail.message import AMBIGUOUS, UNREAD, Message
 
 FIELD_NAME: Final = "Authentication-Results"
 
@@ -36,6 +36,7 @@ _ANYWHERE: Final = re.compile(
     rb"(?:\A|[\r\n\0])[^!-~]{0,8}(authentication-results)[^!-~]{0,8}:", re.IGNORECASE
 )
 _VALUE_ENDS: Final = frozenset({"", " ", "\t", ";", "("})
+_NONE: Final[frozenset[int]] = frozenset()
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
 
@@ -98,9 +99,9 @@ def result_line(result: MethodResult, *, end: str) -> tuple[str, int]:
     return fold_line(_result_pieces(result, end=end))
 
 
-def property_piece(item: Property) -> str:
+def property_piece(ptype: str, name: str, value: str) -> str:
     """A property as it stands in a line."""
-    return f"{_keyword(item.ptype)}.{_keyword(item.name)}={quote_pvalue(item.value)}"
+    return f"{_keyword(ptype)}.{_keyword(name)}={quote_pvalue(value)}"
 
 
 @lru_cache(maxsize=16)
@@ -196,9 +197,10 @@ def forged_positions(message: Message, authserv_ids: Collection[str]) -> frozens
     A field whose authserv-id is missing or cannot be read in exactly one way counts as a claim.
     """
     positions = message.positions(b"authentication-results")
-    forged = set(_hidden_positions(message)) if message.defects & AMBIGUOUS else set()
-    if not positions:
-        return frozenset(forged)
+    is_ambiguous = not message.defects.isdisjoint(AMBIGUOUS)
+    if not positions and not is_ambiguous:
+        return _NONE
+    forged = set(_hidden_positions(message)) if is_ambiguous else set()
     ours = {_canonical_id(authserv_id) for authserv_id in authserv_ids}
     for position in positions:
         claimed = _claimed_id(message.unfolded(position))
@@ -212,7 +214,7 @@ def hides_results(message: Message) -> bool:
 
     It has no place in `message.fields`, so nobody can take it out.
     """
-    if message.defects.isdisjoint((Defect.TOO_MANY_FIELDS, Defect.HEADER_TOO_LARGE)):
+    if message.defects.isdisjoint(UNREAD):
         return False
     # A field that was cut off is not whole, so its own beginning is looked at again.
     last = message.fields[-1].start if message.fields else 0
@@ -238,7 +240,7 @@ def _result_pieces(result: MethodResult, *, end: str) -> list[str]:
     if result.reason:
         pieces.append(f"reason={quote_value(result.reason)}")
     # An empty value says nothing, and readers stumble over `""`.
-    pieces += [property_piece(item) for item in result.properties if item.value]
+    pieces += [property_piece(item.ptype, item.name, item.value) for item in result.properties if item.value]
     pieces[-1] += end
     return pieces
 

@@ -91,10 +91,10 @@ def find_mailboxes(message: Message, key: bytes) -> tuple[Mailbox, ...] | Author
 
 def _is_ambiguous(message: Message) -> bool:
     """Whether readers may differ in the header section; a bare line end in the body alone cannot move From."""
-    found = message.defects & AMBIGUOUS
-    if found == {Defect.BARE_LINE_END}:
-        return has_bare_line_end(message.raw[: message.body_start])
-    return bool(found)
+    if message.defects.isdisjoint(AMBIGUOUS):
+        return False
+    in_body_at_most = message.defects & AMBIGUOUS == {Defect.BARE_LINE_END}
+    return not in_body_at_most or has_bare_line_end(message.raw[: message.body_start])
 
 
 class _FaultyFromError(ParseError):

@@ -61,6 +61,10 @@ AMBIGUOUS: Final = frozenset(
 """Defects with which two readers may see two different messages; such a message never passes DMARC."""
 
 
+UNREAD: Final = frozenset({Defect.TOO_MANY_FIELDS, Defect.HEADER_TOO_LARGE})
+"""Defects with which part of the header section is not read at all."""
+
+
 class Field(NamedTuple):
     """Where one header field stands in `Message.raw`."""
 

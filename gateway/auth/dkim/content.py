@@ -96,11 +96,10 @@ class SignedContent:
         """
         message = self._message
         signed = signature.terms.signed_fields
-        return any(
-            0 < signed.count(name) < len(message.index[name])
-            for name in message.repeated
-            if name in _SHOWN_ONCE
-        )
+        for name in message.repeated:
+            if name in _SHOWN_ONCE and 0 < signed.count(name) < len(message.index[name]):
+                return True
+        return False
 
     def header_digest(self, position: int, signature: Signature) -> bytes:
         """Hash the header fields that a signature covers, then its own field (RFC 6376 §3.7).

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -49,12 +49,14 @@ class KeyRecord:
     """A key that may be used for mail and with SHA-256.
 
     Attributes:
+        algorithm: what it verifies; the classes of `key` are slow to ask.
         bits: of the RSA modulus; 256 for Ed25519.
         testing: `t=y`: its failures are not to be held against the message (RFC 6376 §3.6.1).
         strict: `t=s`: the domain of `i=` must be `d=` itself, no subdomain.
     """
 
     key: RSAPublicKey | Ed25519PublicKey
+    algorithm: Algorithm
     bits: int
     testing: bool = False
     strict: bool = False
@@ -70,21 +72,15 @@ class KeyRecord:
 
     def fits(self, algorithm: Algorithm) -> bool:
         """Whether it is a key of this algorithm."""
-        match algorithm:
-            case Algorithm.RSA_SHA256:
-                return isinstance(self.key, RSAPublicKey)
-            case Algorithm.ED25519_SHA256:
-                return isinstance(self.key, Ed25519PublicKey)
-            case Algorithm.RSA_SHA1:
-                return False
+        return self.algorithm is algorithm
 
     def verifies(self, signature: bytes, digest: bytes) -> bool:
         """Whether `signature` was made with this key's private half over the SHA-256 hash `digest`."""
         try:
-            if isinstance(self.key, RSAPublicKey):
-                self.key.verify(signature, digest, _PADDING, _PREHASHED)
-            else:
-                self.key.verify(signature, digest)  # RFC 8463 §3: plain Ed25519 over the hash
+            if self.algorithm is Algorithm.RSA_SHA256:
+                cast("RSAPublicKey", self.key).verify(signature, digest, _PADDING, _PREHASHED)
+            else:  # RFC 8463 §3: plain Ed25519 over the hash
+                cast("Ed25519PublicKey", self.key).verify(signature, digest)
         except (InvalidSignature, ValueError):  # ValueError: a key too short for the padding
             return False
         return True
@@ -136,9 +132,9 @@ def _parse_key(record: bytes) -> KeyRecord:
     key_type = tags.get("k", "rsa").lower()
     if key_type not in frozenset(KeyType):
         raise DkimError(Problem.DKIM_KEY_ALGORITHM, "k= names an algorithm that we do not know")
-    key, bits = _load(KeyType(key_type), _key_bytes(tags))
+    key, algorithm, bits = _load(KeyType(key_type), _key_bytes(tags))
     flags = split_words(tags.get("t", "").lower())
-    return KeyRecord(key=key, bits=bits, testing="y" in flags, strict="s" in flags)
+    return KeyRecord(key=key, algorithm=algorithm, bits=bits, testing="y" in flags, strict="s" in flags)
 
 
 def _key_bytes(tags: dict[str, str]) -> bytes:
@@ -153,15 +149,15 @@ def _key_bytes(tags: dict[str, str]) -> bytes:
         raise DkimError(Problem.DKIM_KEY_SYNTAX, "p= is not base64") from error
 
 
-def _load(key_type: KeyType, data: bytes) -> tuple[RSAPublicKey | Ed25519PublicKey, int]:
+def _load(key_type: KeyType, data: bytes) -> tuple[RSAPublicKey | Ed25519PublicKey, Algorithm, int]:
     match key_type:
         case KeyType.RSA:
             key = _load_rsa(data)
-            return key, key.key_size
+            return key, Algorithm.RSA_SHA256, key.key_size
         case KeyType.ED25519:
             if len(data) != _ED25519_BYTES:
                 raise DkimError(Problem.DKIM_KEY_SYNTAX, "an Ed25519 key is 32 bytes")
-            return Ed25519PublicKey.from_public_bytes(data), ED25519_BITS
+            return Ed25519PublicKey.from_public_bytes(data), Algorithm.ED25519_SHA256, ED25519_BITS
 
 
 def _load_rsa(data: bytes) -> RSAPublicKey:

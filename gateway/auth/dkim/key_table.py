@@ -257,8 +257,8 @@ def sign_digest(key: PrivateKey, digest: bytes) -> bytes:
 
 def _public_half(key: PrivateKey) -> KeyRecord:
     if isinstance(key, RSAPrivateKey):
-        return KeyRecord(key=key.public_key(), bits=key.key_size)
-    return KeyRecord(key=key.public_key(), bits=ED25519_BITS)
+        return KeyRecord(key=key.public_key(), algorithm=Algorithm.RSA_SHA256, bits=key.key_size)
+    return KeyRecord(key=key.public_key(), algorithm=Algorithm.ED25519_SHA256, bits=ED25519_BITS)
 
 
 def _can_sign(key: PrivateKey) -> bool:

@@ -10,7 +10,7 @@ from gateway.auth.dkim.signature import Signature, claimed_domain, parse_signatu
 from gateway.auth.dkim.tags import DkimError, parse_tags
 from gateway.auth.results import DkimResult, DkimStatus, Problem
 from gateway.dns.resolver import Resolver
-from gateway.mail.message import Defect, Message
+from gateway.mail.message import UNREAD, Message
 
 MAX_SIGNATURES: Final = 8
 """Honest mail has one to four: the author's, the sending service's, a list's, each perhaps in two algorithms."""
@@ -137,11 +137,9 @@ def _claimed_tags(value: bytes) -> dict[str, str]:
 
 def refusal_of_all(message: Message) -> Problem | None:
     """Why no signature of this message can pass, whatever it says."""
-    if len(message.positions(b"from")) > 1:
+    if b"from" in message.repeated:
         return Problem.DKIM_SEVERAL_FROM  # RFC 6376 §8.15: signed is one, shown may be the other
-    if not message.defects.isdisjoint((Defect.TOO_MANY_FIELDS, Defect.HEADER_TOO_LARGE)):
-        return Problem.DKIM_HEADER_CUT
-    return None
+    return None if message.defects.isdisjoint(UNREAD) else Problem.DKIM_HEADER_CUT
 
 
 def _unread(
