@@ -208,7 +208,7 @@ def as_mail(case: CorpusCase) -> Mail:
         headers=[
             (
                 message.field_bytes(at).partition(b":")[0].strip(),
-                message.value(at).replace(b"\r\n", b"\n"),
+                message.values[at].replace(b"\r\n", b"\n"),
             )
             for at in range(len(message.keys))
         ],
@@ -281,7 +281,7 @@ def test_milter(tmp_path: Path) -> None:
                     wanted.field_bytes(at).partition(b":")[0].strip(),
                     _ID.sub(
                         "id=X",
-                        wanted.value(at).replace(b"\r\n", b"\n").decode("utf-8", "surrogateescape").strip(),
+                        wanted.values[at].replace(b"\r\n", b"\n").decode("utf-8", "surrogateescape").strip(),
                     ),
                 )
                 for at in range(len(wanted.keys))

@@ -124,14 +124,16 @@ class BudgetedResolver:
 
     def recall(self, questions: Sequence[PaidQuestion]) -> bool:
         """Pay for questions and note them as asked; False, and nothing is paid, where that is more than is left."""
-        known = self._known
-        new = [paid for paid in questions if paid.key not in known]
-        if len(new) > self._left or self._now() >= self._deadline:
+        known, left = self._known, self._left
+        for key, _ in questions:
+            left -= key not in known
+        if left < 0 or self._now() >= self._deadline:
             return False
-        self._left -= len(new)
-        for key, question in new:
-            known[key] = None  # counted, and to be asked all the same if anybody wants the answer itself
-            self.asked.append(question)
+        self._left = left
+        for key, question in questions:
+            if key not in known:
+                known[key] = None  # counted, and to be asked all the same if anybody wants the answer itself
+                self.asked.append(question)
         return True
 
     def _reserve(self, key: Key) -> bool:

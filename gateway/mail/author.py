@@ -70,7 +70,7 @@ def find_author(message: Message) -> Author | NoAuthor:
         fault = AuthorFault.SEVERAL_FROM if positions else AuthorFault.NO_FROM
         return NoAuthor(fault, *domains_named(message, ambiguous=False))
     try:
-        mailbox, display_name = _parse_from(message.value(positions[0]))
+        mailbox, display_name = _parse_from(message.values[positions[0]])
     except _FaultyFromError as error:
         return NoAuthor(error.fault, *domains_named(message, ambiguous=False))
     return Author(mailbox, display_name, positions[0])
@@ -84,7 +84,7 @@ def find_mailboxes(message: Message, key: bytes) -> tuple[Mailbox, ...] | Author
     if len(positions) != 1:
         return AuthorFault.SEVERAL_FROM if positions else AuthorFault.NO_FROM
     try:
-        return tuple(mailbox for mailbox, _ in _parse_mailboxes(message.value(positions[0])))
+        return tuple(mailbox for mailbox, _ in _parse_mailboxes(message.values[positions[0]]))
     except _FaultyFromError as error:
         return error.fault
 

@@ -60,7 +60,7 @@ def domains_named(message: Message, *, ambiguous: bool) -> tuple[tuple[str, ...]
 
 def _values(message: Message, *, ambiguous: bool) -> Iterator[bytes]:
     if not ambiguous:
-        yield from map(message.value, message.positions(b"from"))
+        yield from (message.values[position] for position in message.positions(b"from"))
         return
     for found in _ANY_FROM.finditer(message.raw[: message.body_start]):
         yield found[1]

@@ -84,6 +84,7 @@ class Message:
 
     Attributes:
         keys: the header fields' names in lower case, top first; empty where a line is no field at all.
+        values: all that follows each colon, folding kept, without the field's final CRLF.
         index: the positions of the fields of each name, top first.
         repeated: the names that occur more than once.
         body_start: the offset of the first byte of the body; `len(raw)` where there is none.
@@ -97,7 +98,7 @@ class Message:
         self._too_large = header_end > MAX_HEADER_BYTES
         header = raw[: min(header_end, MAX_HEADER_BYTES)]
         self._lines, self._is_cut = _split_fields(header)
-        self.keys, self._values = _name_fields(self._lines)
+        self.keys, self.values = _name_fields(self._lines)
         self.index, self.repeated = _index(self.keys)
         self._fields: tuple[Field, ...] | None = None
 
@@ -135,13 +136,9 @@ class Message:
         line = self._lines[position]
         return line if self._is_cut and position == len(self._lines) - 1 else line + _CRLF
 
-    def value(self, position: int) -> bytes:
-        """All that follows the colon, folding kept, without the field's final CRLF."""
-        return self._values[position]
-
     def unfolded(self, position: int) -> bytes:
         """The value with its folding undone (RFC 5322 §2.2.3) and without white space at either end."""
-        return self._values[position].replace(b"\r\n", b"").strip(b" \t")
+        return self.values[position].replace(b"\r\n", b"").strip(b" \t")
 
     @property
     def defects(self) -> frozenset[Defect]:

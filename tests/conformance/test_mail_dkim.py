@@ -151,7 +151,7 @@ async def test_the_drafts_are_canonicalised_as_mail_dkim_does(name: str, resolve
     (position,) = message.positions(b"dkim-signature")
     problem: Problem | None
     try:
-        signature = message_signature(parse_tags(message.value(position)), auid=None)
+        signature = message_signature(parse_tags(message.values[position]), auid=None)
         answer = await resolver.query(signature.terms.key_name, RecordType.TXT)
         assert isinstance(answer, Answer)
         key = select_key([record for record in answer.records if isinstance(record, bytes)])

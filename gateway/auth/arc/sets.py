@@ -172,7 +172,7 @@ def _read(message: Message, key: bytes, position: int) -> _Found:
     if key == _RESULTS_KEY:
         return _read_results(message, position)
     try:
-        tags = parse_tags(message.value(position))
+        tags = parse_tags(message.values[position])
     except DkimError as error:
         raise ArcError(Problem.ARC_INSTANCE, str(error), cause=error.problem) from error
     return _Found(position=position, instance=_instance(tags.get("i", "")), tags=tags)

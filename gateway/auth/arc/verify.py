@@ -140,9 +140,9 @@ def seal_digests(message: Message, chain: Sequence[SetFields]) -> Iterator[bytes
     so_far = hashlib.sha256()
     for fields in chain:
         others = (fields.results_position, fields.message_position)
-        so_far.update(relaxed_header([(message.keys[at], message.value(at)) for at in others]))
+        so_far.update(relaxed_header([(message.keys[at], message.values[at]) for at in others]))
         signed = so_far.copy()
-        key, value = message.keys[fields.seal_position], message.value(fields.seal_position)
+        key, value = message.keys[fields.seal_position], message.values[fields.seal_position]
         signed.update(relaxed_header([(key, without_signature(value))]).removesuffix(CRLF))
         yield signed.digest()
         so_far.update(relaxed_header([(key, value)]))

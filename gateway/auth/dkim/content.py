@@ -5,9 +5,8 @@ Nothing here knows a signature field by its name, so that ARC (RFC 8617) verifie
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.auth.dkim.canonical import (
     CRLF,
@@ -41,8 +40,7 @@ _SHOWN_ONCE: Final = frozenset(
 """Fields that RFC 5322 §3.6 and RFC 2045 allow once, and that decide what the reader sees or whom he answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class BodyHashes:
+class BodyHashes(NamedTuple):
     """One body in one canonical form.
 
     Attributes:
@@ -66,7 +64,11 @@ class SignedContent:
 
     def __init__(self, message: Message, signatures: Iterable[Signature]) -> None:
         self._message = message
-        self._signatures = tuple(signatures)
+        self._lengths = {
+            (signature.terms.body_canonicalization, signature.terms.body_length)
+            for signature in signatures
+            if signature.terms.body_length is not None
+        }
         self._bodies: dict[Canonicalization, BodyHashes] = {}
 
     def body(self, how: Canonicalization) -> BodyHashes:
@@ -77,16 +79,12 @@ class SignedContent:
         return known
 
     def _hash_body(self, how: Canonicalization) -> BodyHashes:
-        lengths = {
-            signature.terms.body_length
-            for signature in self._signatures
-            if signature.terms.body_length is not None and signature.terms.body_canonicalization is how
-        }
         message = self._message
         start = message.body_start
-        if not lengths and len(message) - start <= CHUNK_BYTES:
+        if not self._lengths and len(message.raw) - start <= CHUNK_BYTES:
             text = canonical_text(message.raw[start:], how)
             return BodyHashes(hashlib.sha256(text).digest(), len(text), {})
+        lengths = [length for form, length in self._lengths if form is how]
         return hash_body(canonical_body(_body_chunks(message), how), lengths)
 
     def has_unsigned_double(self, signature: Signature) -> bool:
@@ -109,10 +107,11 @@ class SignedContent:
             signature: what that field says.
         """
         message = self._message
-        own_key, own_value = message.keys[position], without_signature(message.value(position))
+        own_key, own_value = message.keys[position], without_signature(message.values[position])
         places = self._signed_places(position, signature)
         if signature.terms.header_canonicalization is Canonicalization.RELAXED:
-            fields = [(message.keys[place], message.value(place)) for place in places]
+            keys, values = message.keys, message.values
+            fields = [(keys[place], values[place]) for place in places]
             fields.append((own_key, own_value))
             return hashlib.sha256(relaxed_header(fields)[: -len(CRLF)]).digest()
         parts = [canonical_field(message.field_bytes(place), Canonicalization.SIMPLE) for place in places]

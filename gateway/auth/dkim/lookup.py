@@ -31,16 +31,22 @@ class KeyLookup:
         """The key at this name, or why there is none to be had."""
         known = self._known.get(name)
         if known is None:
-            known = self._known[name] = await self._remember(name)
+            known = self._recall(name) or await self._ask(name)
+            self._known[name] = known
         return known
 
-    async def _remember(self, name: str) -> KeyRecord | Problem:
+    def _recall(self, name: str) -> KeyRecord | None:
+        resolver, memory = self._resolver, self._memory
+        return (
+            memory.recall(name, resolver)
+            if memory is not None and isinstance(resolver, BudgetedResolver)
+            else None
+        )
+
+    async def _ask(self, name: str) -> KeyRecord | Problem:
         resolver, memory = self._resolver, self._memory
         if memory is None or not isinstance(resolver, BudgetedResolver):
             return await _ask(name, resolver)
-        known = memory.recall(name, resolver)
-        if known is not None:
-            return known
         watch = Watch(resolver)
         found = await _ask(name, watch)
         if isinstance(found, KeyRecord):

@@ -242,6 +242,6 @@ def _good_signatures(
 
 def _read(message: Message, position: int) -> Signature | None:
     try:
-        return parse_signature(message.value(position))
+        return parse_signature(message.values[position])
     except DkimError:
         return None

@@ -111,14 +111,14 @@ async def check_dkim(
                 key = answer
                 problem = verify_signature(content, position, signature, key)
         results.append(_result(position, signature, key, problem, start_length))
-    unevaluated = positions[max_signatures : max_signatures + MAX_UNEVALUATED_RESULTS]
-    results.extend(_unread(position, Problem.DKIM_TOO_MANY) for position in unevaluated)
+    for position in positions[max_signatures : max_signatures + MAX_UNEVALUATED_RESULTS]:
+        results.append(_unread(position, Problem.DKIM_TOO_MANY))  # noqa: PERF401 - hardly ever one
     return tuple(results)
 
 
 def _read(message: Message, position: int) -> Signature | DkimResult:
     """Read one signature field, or say why it cannot be read."""
-    value = message.value(position)
+    value = message.values[position]
     try:
         return parse_signature(value)
     except DkimError as error:
