@@ -42,6 +42,11 @@ HONEST, BANK, EVIL = "127.0.0.11", "127.0.0.20", "127.0.0.66"
 ZONE = """\
 ; The demo's whole DNS. Names that are not here do not exist.
 $TTL 300
+example.net.           MX  10 mx.example.net.
+example.net.           TXT "v=spf1 mx -all"
+mx.example.net.        A   192.0.2.25
+25.2.0.192.in-addr.arpa. PTR mx.example.net.
+_dmarc.example.net.    TXT "v=DMARC1; p=quarantine"
 honest.example.        MX  10 mail.honest.example.
 honest.example.        TXT "v=spf1 ip4:127.0.0.11 -all"
 mail.honest.example.   A   127.0.0.11
@@ -72,6 +77,12 @@ downstream = "127.0.0.1:{downstream}"
 
 [http]
 listen = "127.0.0.1:{http}"
+
+[store]
+url = "sqlite:///{store}"
+
+[policy]
+shadow = "strict"
 
 [log]
 format = "json"
@@ -310,6 +321,19 @@ def judged(log: Path) -> list[dict[str, object]]:
     return [event for event in events if event.get("event") == "message.judged"]
 
 
+def told(identifier: str) -> str:
+    """What the gateway's own command says of a message, a moment after its answer."""
+    command = [sys.executable, "-m", "gateway", "trace", identifier, "--config", str(FOLDER / "gateway.toml")]
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout
+        if time.monotonic() > deadline:
+            raise SystemExit(f"no trace of {identifier}: {done.stderr}")
+        time.sleep(0.2)
+
+
 def show(console: Console, item: Letter, reply: str, event: dict[str, object] | None) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_row("client", f"{item.client} says {item.helo}, MAIL FROM:<{item.mail_from}>")
@@ -338,7 +362,11 @@ def main() -> None:
     downstream = real_postfix() if options.postfix else maildir_sink(FOLDER)
     with downstream as (downstream_port, arrived):
         smtp, http = free_port(), free_port()
-        (FOLDER / "gateway.toml").write_text(CONFIG.format(smtp=smtp, http=http, downstream=downstream_port))
+        store = FOLDER / "gateway.db"
+        for left_over in FOLDER.glob("gateway.db*"):
+            left_over.unlink()
+        config = CONFIG.format(smtp=smtp, http=http, downstream=downstream_port, store=store)
+        (FOLDER / "gateway.toml").write_text(config)
         with gateway(FOLDER, http) as log:
             expected = 0
             for item in tour(keys):
@@ -355,7 +383,11 @@ def main() -> None:
             console.print(messages[0].decode("utf-8", "replace").split("\n\n")[0][:1200], markup=False)
             if len(messages) != expected:
                 raise SystemExit(f"{expected} messages were accepted and {len(messages)} arrived")
+            refused = next(event for event in judged(log) if event["disposition"] == "reject")
+            console.print(f"\n[bold]Why was one of them refused?[/] gateway trace {refused['id']}")
+            console.print(told(str(refused["id"])), markup=False)
             console.print(
+                f"\npages    http://127.0.0.1:{http}/ (whether mail flows, each message's story, our domains, the doctor)"
                 f"\nSMTP     127.0.0.1:{smtp}   try: swaks --server 127.0.0.1:{smtp} --to {USER} --from x@evil.example"
                 f"\nmetrics  http://127.0.0.1:{http}/metrics"
                 f"\nconfig   {os.path.relpath(FOLDER / 'gateway.toml')}   log {os.path.relpath(log)}",

@@ -45,4 +45,5 @@ def test_the_tour_says_what_became_of_each_message(options: list[str]) -> None:
     for title, reply in HEARD.items():
         assert heard[title].startswith(reply), f"{title}: {heard[title]}"
     assert "4 messages arrived" in done.stdout
+    assert 'Refused by the rule "dmarc-reject"' in done.stdout  # and the trace says why
     assert "Authentication-Results: mx.example.net" in done.stdout
