@@ -148,7 +148,7 @@ TLS_WORDS: Final = {
     ),
     TlsProblem.STS_FETCH_CONNECT: Words("the policy host cannot be reached", "RFC 8461 §3.3"),
     TlsProblem.STS_FETCH_TIMEOUT: Words("the policy host takes too long", "RFC 8461 §3.3"),
-    TlsProblem.STS_FETCH_BUSY: Words("too many policies were being fetched already", "RFC 8461 §3.3"),
+    TlsProblem.STS_FETCH_BUSY: Words("the gateway had no time to fetch the policy", "RFC 8461 §3.3"),
     TlsProblem.STS_FETCH_CERTIFICATE: Words("the policy host's certificate proves nothing", "RFC 8461 §3.3"),
     TlsProblem.STS_FETCH_STATUS: Words("the policy host does not answer 200", "RFC 8461 §3.3"),
     TlsProblem.STS_FETCH_REDIRECT: Words(

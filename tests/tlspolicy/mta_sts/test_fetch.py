@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -327,3 +328,25 @@ async def test_waiting_for_others_does_not_count_as_slow(
         finally:
             await fetcher.aclose()
     assert all(isinstance(each, Fetched) for each in all_of_them)
+
+
+async def test_time_that_we_did_not_have_is_not_the_hosts_fault(
+    authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LATE_S", 0.1)
+
+    async def held_up(request: web.Request) -> web.StreamResponse:
+        time.sleep(0.8)  # noqa: ASYNC251 - as where the machine has no time for us
+        return await text()(request)
+
+    async with server(held_up, authority.issue_cert("mta-sts.slow.example")) as port:
+        fetcher = HttpsFetcher(SLOW_AND_QUICK, FetchOptions(port=port, ca_file=ca_file, timeout_s=0.4))
+        try:
+            failure = await fetcher.fetch("slow.example")
+        finally:
+            await fetcher.aclose()
+    assert isinstance(failure, FetchFailure)
+    assert (failure.problem, failure.detail) == (
+        TlsProblem.STS_FETCH_BUSY,
+        "this process was held up meanwhile",
+    )
