@@ -57,6 +57,7 @@ SENDER_RULE: Final = "gateway.sender"
 _REMEMBERED_KEYS: Final = 4_096
 """A key of 2048 bits takes some 3 KB."""
 
+_UNSTAMPED: Final = frozenset({Listener.SUBMISSION, Listener.OUTBOUND})
 _HANDED_ON: Final = frozenset({Disposition.ACCEPT, Disposition.QUARANTINE})
 
 _log: Final = structlog.get_logger()
@@ -245,7 +246,7 @@ class Engine:
             disposition=applied,
             intended=rule.disposition,
             rule=rule.id,
-            reply=_fill_reply(rule, case) if applied in {Disposition.DEFER, Disposition.REJECT} else None,
+            reply=_fill_reply(rule, case) if applied not in _HANDED_ON else None,
             edits=edits,
             evidence=evidence,
             signing=signing,
@@ -391,7 +392,7 @@ class Engine:
 
 def _is_stamped(envelope: Envelope) -> bool:
     """Mail on its way out is not: nothing was checked, and the world need not know our users' logins (decision 12)."""
-    return envelope.session.listener not in {Listener.SUBMISSION, Listener.OUTBOUND}
+    return envelope.session.listener not in _UNSTAMPED
 
 
 def _quarantine_mark(rule: Rule, envelope: Envelope) -> NewField:

@@ -67,8 +67,12 @@ def _results(envelope: Envelope, evidence: Evidence) -> list[_Result]:
     login = envelope.session.login
     if login is not None:
         results.append(MethodResult("auth", "pass", None, (Property("smtp", "auth", login),)))
-    checked = (evidence.iprev, evidence.spf_helo, evidence.spf)
-    results += [result for result in checked if result is not None]
+    if evidence.iprev is not None:
+        results.append(evidence.iprev)
+    if evidence.spf_helo is not None:
+        results.append(evidence.spf_helo)
+    if evidence.spf is not None:
+        results.append(evidence.spf)
     results += evidence.dkim
     dmarc, arc = evidence.dmarc, evidence.arc
     if dmarc is not None:

@@ -123,23 +123,16 @@ class SignedContent:
 
         A name listed more often than it occurs signs that there is no further one.
         """
-        index = self._message.index
-        own_key = self._message.keys[position]
-        signed: list[int] = []
-        used: dict[bytes, int] = {}
-        for name in signature.terms.signed_fields:
-            places = index.get(name)
-            if places is None:
-                continue
-            if name == own_key:
-                places = tuple(
-                    place for place in places if place != position
-                )  # it is hashed last, without its b=
-            turn = used.get(name, 0) + 1
-            if turn <= len(places):
-                signed.append(places[-turn])
-                used[name] = turn
-        return signed
+        message, terms = self._message, signature.terms
+        index, own_key = message.index, message.keys[position]
+        if own_key in terms.signed_fields:  # it is hashed last, without its b=
+            others = tuple(place for place in index[own_key] if place != position)
+            index = {**index, own_key: others}
+        return [
+            places[-turn]
+            for name, turn in terms.signed_turns
+            if (places := index.get(name)) is not None and turn <= len(places)
+        ]
 
 
 def hash_body(pieces: Iterable[bytes], lengths: Iterable[int]) -> BodyHashes:

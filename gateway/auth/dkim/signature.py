@@ -50,6 +50,7 @@ class Terms:
         domain: `d=` in A-labels, lower case.
         auid: `i=`, decoded, its domain in A-labels; printable, but the local part may hold anything else.
         signed_fields: the names in `h=` in lower case, in the order in which they are hashed.
+        signed_turns: the same, each with how often its name has come up by then.
         body_length: `l=`; None where absent, which is not 0.
         key_name: where the public key is published (RFC 6376 §3.6.2.1).
         canonicalization: `c=` in full: `relaxed/relaxed`.
@@ -62,6 +63,7 @@ class Terms:
     selector: str
     auid: str
     signed_fields: tuple[bytes, ...]
+    signed_turns: tuple[tuple[bytes, int], ...]
     body_length: int | None
     key_name: str
     canonicalization: str
@@ -190,14 +192,17 @@ def message_signature(tags: Mapping[str, str], *, auid: str | None) -> Signature
         raise DkimError(Problem.DKIM_SYNTAX, "x= is not after t=")  # RFC 6376 §3.5
     signature = decode_base64(signature_text)
     selector = parse_signing_domain(required_tag(tags, "s"))
+    auid = _auid(auid, domain)
+    signed_fields = _field_names(required_tag(tags, "h"))
     terms = Terms(
         algorithm=algorithm,
         header_canonicalization=header,
         body_canonicalization=body,
         domain=domain,
         selector=selector,
-        auid=_auid(auid, domain),
-        signed_fields=_field_names(required_tag(tags, "h")),
+        auid=auid,
+        signed_fields=signed_fields,
+        signed_turns=turns(signed_fields),
         body_length=parse_number(tags, "l"),
         key_name=f"{selector}._domainkey.{domain}",
         canonicalization=f"{header}/{body}",
@@ -286,6 +291,16 @@ def _field_names(value: str) -> tuple[bytes, ...]:
     if not all(map(_FIELD_NAME.fullmatch, names)):
         raise DkimError(Problem.DKIM_SYNTAX, "h= with something that is not a field's name")
     return tuple(names)
+
+
+def turns(names: tuple[bytes, ...]) -> tuple[tuple[bytes, int], ...]:
+    """Each name with how often it has come up by then: from the bottom up, that field is the one meant (RFC 6376 §5.4.2)."""
+    so_far = dict.fromkeys(names, 0)
+    found: list[tuple[bytes, int]] = []
+    for name in names:
+        so_far[name] += 1
+        found.append((name, so_far[name]))
+    return tuple(found)
 
 
 def parse_number(tags: Mapping[str, str], name: str) -> int | None:

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from gateway.auth.dkim.canonical import Canonicalization, canonical_body, canonical_field
 from gateway.auth.dkim.content import SignedContent
-from gateway.auth.dkim.signature import Algorithm, Signature, Terms
+from gateway.auth.dkim.signature import Algorithm, Signature, Terms, turns
 from gateway.dns.resolver import RecordType, Trouble
 from gateway.dns.zone import ZoneResolver
 from gateway.mail.message import Message
@@ -155,6 +155,7 @@ class Signer:
 
     def _digest(self, prepared: bytes, names: str) -> bytes:
         message = Message(prepared)
+        signed_fields = tuple(name.strip().lower().encode() for name in names.split(":"))
         terms = Terms(
             algorithm=self.algorithm,
             header_canonicalization=self.header,
@@ -162,7 +163,8 @@ class Signer:
             domain="example.org",
             selector=self.selector,
             auid="@example.org",
-            signed_fields=tuple(name.strip().lower().encode() for name in names.split(":")),
+            signed_fields=signed_fields,
+            signed_turns=turns(signed_fields),
             body_length=None,
             key_name=f"{self.selector}._domainkey.example.org",
             canonicalization=f"{self.header}/{self.body}",
