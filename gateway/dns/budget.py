@@ -22,7 +22,7 @@ class DnsQuestion(NamedTuple):
         name: as the check wrote it; a stranger's text.
         record_type: what was asked for.
         outcome: see `outcome_word`.
-        ms: milliseconds that it took.
+        ms: milliseconds that it took; 0 where the answer was known from an earlier message.
     """
 
     name: str

@@ -10,9 +10,12 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 from gateway.dns.budget import BudgetedResolver, PaidQuestion
-from gateway.dns.resolver import Outcome, RecordType, Temporary
+from gateway.dns.resolver import Answer, Outcome, RecordType, Temporary
 
 MAX_AGE_S: Final = 3_600.0
+
+MAX_TEXT_BYTES: Final = 2_048
+"""What rests on longer texts is found out each time, so that nobody fills our memory with them."""
 
 if TYPE_CHECKING:
     from gateway.dns.cache import Key
@@ -27,20 +30,24 @@ class Watch:
     Attributes:
         answers: each question once, with its outcome.
         in_doubt: something could not be known now.
+        text_bytes: the size of all TXT records among them.
     """
 
-    __slots__ = ("_resolver", "answers", "in_doubt")
+    __slots__ = ("_resolver", "answers", "in_doubt", "text_bytes")
 
     def __init__(self, resolver: BudgetedResolver) -> None:
         self._resolver = resolver
         self.answers: dict[Key, Outcome] = {}
         self.in_doubt = False
+        self.text_bytes = 0
 
     async def query(self, name: str, record_type: RecordType) -> Outcome:
         """See `Resolver.query`."""
         outcome = await self._resolver.query(name, record_type)
         if isinstance(outcome, Temporary):
             self.in_doubt = True
+        elif isinstance(outcome, Answer):
+            self.text_bytes += sum(len(record) for record in outcome.records if isinstance(record, bytes))
         self.answers[name, record_type] = outcome
         return outcome
 
@@ -61,7 +68,7 @@ class DnsMemory(Generic[_K, _V]):
     """Results by whatever they depend on besides the DNS; bounded, the least recently used first to go.
 
     Args:
-        max_entries: results kept; how large each may be is for the caller to know.
+        max_entries: results kept; each rests on texts of `MAX_TEXT_BYTES` at most.
         now: a clock that never goes back, in seconds.
     """
 
@@ -84,8 +91,8 @@ class DnsMemory(Generic[_K, _V]):
         return known.value
 
     def keep(self, key: _K, value: _V, watch: Watch) -> None:
-        """Keep a result, unless it rests on something that could not be known."""
-        if watch.in_doubt:
+        """Keep a result, unless it rests on something that could not be known, or that is too long."""
+        if watch.in_doubt or watch.text_bytes > MAX_TEXT_BYTES:
             return
         questions = tuple(PaidQuestion.of(*asked, outcome) for asked, outcome in watch.answers.items())
         self._known[key] = _Known(value, self._now() + watch.ttl, questions)

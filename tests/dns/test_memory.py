@@ -24,6 +24,8 @@ class World:
         self.asked.append(name)
         if name.endswith("bad.example"):
             return Temporary(Trouble.SERVFAIL)
+        if name.endswith("long.example"):
+            return Answer((b"x" * 1_500,), self.ttl, secure=False, name=name)
         if name.endswith("no.example"):
             return NotFound(Missing.NXDOMAIN, ttl=60, secure=False)
         return Answer((ADDRESS,), self.ttl, secure=False, name=name)
@@ -104,10 +106,11 @@ async def test_the_shortest_lived_answer_counts() -> None:
     assert (watch.ttl, watch.in_doubt) == (60, False)
 
 
-async def test_what_could_not_be_known_is_not_kept() -> None:
+@pytest.mark.parametrize("name", ["bad.example", "long.example"])
+async def test_what_could_not_be_known_or_is_too_long_is_not_kept(name: str) -> None:
     checks = Checks()
-    await checks.check("bad.example", checks.budget())
-    await checks.check("bad.example", checks.budget())
+    await checks.check(name, checks.budget())
+    await checks.check(name, checks.budget())
     assert len(checks.world.asked) == 4
 
 

@@ -11,8 +11,8 @@ from gateway.dns.budget import BudgetedResolver
 from gateway.dns.memory import DnsMemory, Watch
 from gateway.mail.author import Author, NoAuthor
 
-MAX_ENTRIES: Final = 10_000
-"""Each takes about 2 KB, most of it the record."""
+MAX_ENTRIES: Final = 5_000
+"""Each takes about 2 KB, most of it the record; 4 KB at the worst."""
 
 _Key = tuple[object, ...]
 
