@@ -14,7 +14,8 @@ from gateway.dns.stub import StubResolver
 from gateway.dns.zone import ZoneResolver
 from gateway.engine import Engine
 from gateway.listeners.http import HttpListener, Readiness
-from gateway.listeners.milter import MilterListener, MilterSocket, MilterUnavailableError
+from gateway.listeners.libmilter import LibmilterListener, LibmilterSocket, MilterUnavailableError
+from gateway.listeners.milter import MilterListener, MilterSocket
 from gateway.listeners.policy_host import PolicyHostListener, PolicyPage
 from gateway.listeners.relay import RelayListener, WayOut
 from gateway.listeners.remote.tls import make_client_contexts
@@ -63,7 +64,7 @@ class Worker:
 
     index: int = 0
     shares_ports: bool = False
-    milter_socket: MilterSocket | None = None
+    milter_socket: MilterSocket | LibmilterSocket | None = None
 
 
 ONLY_WORKER: Final = Worker()
@@ -101,14 +102,14 @@ def _nothing_to_read() -> Callable[[], None]:
     return lambda: None
 
 
-def open_milter_socket(milter: MilterSettings) -> MilterSocket:
+def open_milter_socket(milter: MilterSettings) -> MilterSocket | LibmilterSocket:
     """The milter's socket.
 
     Raises:
         UsageFault: it cannot be opened, and what to do.
     """
     try:
-        return MilterSocket(milter)
+        return MilterSocket(milter) if milter.library == "own" else LibmilterSocket(milter)
     except MilterUnavailableError as error:
         raise UsageFault(f"[milter]: {error}") from error
     except OSError as error:
@@ -260,28 +261,45 @@ def _smtp_door(parts: Parts, listener: SmtpServer, name: str, listen: Iterable[H
     )
 
 
+async def _serve_milter(
+    parts: Parts, milter: MilterSettings, sock: MilterSocket | LibmilterSocket
+) -> MilterListener | LibmilterListener:
+    engine = parts.engine
+
+    def asks(stage: Stage) -> bool:
+        return engine.rules.asks(stage)  # a reload replaces `rules`
+
+    if isinstance(sock, MilterSocket):
+        listener = MilterListener(milter, sock=sock, judge=engine, observer=parts.health, asks=asks)
+        listener.trace_to(parts.tracer)
+        await listener.start()
+        return listener
+    loop = asyncio.get_running_loop()
+    by_library = LibmilterListener(
+        milter, sock=sock, judge=engine, observer=parts.health, loop=loop, asks=asks
+    )
+    by_library.trace_to(parts.tracer)
+    await by_library.start(worker=parts.worker.index)
+    return by_library
+
+
 def milter_door(parts: Parts, milter: MilterSettings) -> Door:
     """The milter."""
-    engine, worker = parts.engine, parts.worker
-    opened: list[MilterListener] = []
-    own: list[MilterSocket] = []
+    worker = parts.worker
+    opened: list[MilterListener | LibmilterListener] = []
+    own: list[MilterSocket | LibmilterSocket] = []
 
     async def start() -> None:
         sock = worker.milter_socket
         if sock is None:
             sock = open_milter_socket(milter)
             own.append(sock)
-        listener = MilterListener(
-            milter,
-            sock=sock,
-            judge=engine,
-            observer=parts.health,
-            loop=asyncio.get_running_loop(),
-            asks=lambda stage: engine.rules.asks(stage),  # noqa: PLW0108 - a reload replaces `rules`
-        )
-        listener.trace_to(parts.tracer)
-        await listener.start(worker=worker.index)
-        opened.append(listener)
+        opened.append(await _serve_milter(parts, milter, sock))
+
+    async def retire(deadline_s: float) -> None:
+        for listener in opened:
+            if isinstance(listener, MilterListener):
+                await listener.retire(deadline_s)
 
     async def drain(deadline_s: float) -> None:
         for listener in opened:
@@ -298,6 +316,7 @@ def milter_door(parts: Parts, milter: MilterSettings) -> Door:
         start=start,
         addresses=lambda: (milter.listen for _ in opened),
         close=close,
+        retire=retire,
         drain=drain,
     )
 

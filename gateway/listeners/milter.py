@@ -1,7 +1,7 @@
 """The milter listener: Postfix asks about a message before it takes it (Sendmail Mail Filter API, protocol 6).
 
-libmilter (through pymilter) does the protocol on threads of its own; the engine answers on the event loop. libmilter keeps
-its state in globals, so a process has one milter, once: after `drain` there is no second `start`.
+The protocol is in `gateway.milter.wire`, what becomes of a message in `milter_session`; here are the sockets. A connection of the mail
+server is one SMTP session of a client of its own.
 
 Mail from Postfix's `sendmail` command (`non_smtpd_milters`) comes as from 127.0.0.1, HELO localhost: it is one of our own
 only where `trusted_networks` says so. Better not to show it to this milter at all.
@@ -9,159 +9,96 @@ only where `trusted_networks` says so. Better not to show it to this milter at a
 
 import asyncio
 import os
-import signal
-import socket
-import struct
-import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
-from gateway.listeners.milter_session import Bench, Load, MilterObserver, MilterSession, words_of
-from gateway.listeners.socket_path import SocketPath
+from gateway.listeners.milter_session import Bench, Load, MilterObserver, MilterSession
+from gateway.listeners.socket_path import SocketPath, bind_socket
+from gateway.mail.errors import ParseError
+from gateway.milter import wire
+from gateway.milter.actions import Refuse
 from gateway.milter.collect import CollectOptions
+from gateway.milter.wire import MacroStage, May, Packet, PacketReader, Skip
 from gateway.trace.tell import Tracer
 from gateway.verdict import Judge, Stage
 
 if TYPE_CHECKING:
     from gateway.ops.config import MilterSettings
 
-_REPLY_GRACE_S: Final = 0.1
-"""libmilter writes the last answer after our callback has returned, and tells nobody when it has."""
+ACTIONS: Final = May.ADD_HEADERS | May.CHANGE_HEADERS | May.QUARANTINE | May.CHOOSE_MACROS
+"""What we may do to a message."""
 
-_NUDGE_S: Final = 0.05
-_START_S: Final = 10.0
-_BACKLOG: Final = 128
-
-# Only what is used: the mail server does not send macros, or wait for answers, that nobody reads.
-_MACROS: Final = {
-    "M_CONNECT": "{client_addr}",  # a list may not be empty
-    "M_HELO": "{tls_version}",
-    "M_ENVFROM": "i {mail_addr} {auth_authen} {tls_version} {cipher}",
-    "M_ENVRCPT": "{rcpt_addr}",
-    "M_EOM": "i",
-}
-_PROTOCOL: Final = (
-    "P_NR_CONN",
-    "P_NR_HELO",
-    "P_NODATA",
-    "P_NR_HDR",
-    "P_NOEOH",
-    "P_NR_BODY",
-    "P_NOUNKNOWN",
-    "P_HDR_LEADSPC",  # without it no DKIM signature over `simple` headers survives
+PROTOCOL: Final = (
+    Skip.NO_CONNECT_REPLY
+    | Skip.NO_HELO_REPLY
+    | Skip.NO_DATA
+    | Skip.NO_HEADER_REPLY
+    | Skip.NO_END_OF_HEADER
+    | Skip.NO_BODY_REPLY
+    | Skip.NO_UNKNOWN
+    | Skip.LEADING_SPACE
 )
+"""What the mail server must be able to spare us; NO_MAIL_REPLY comes to it where nobody has a word on MAIL."""
 
-_log: Final = structlog.get_logger()
+MACROS: Final = {
+    MacroStage.CONNECT: "{client_addr}",  # a list may not be empty
+    MacroStage.HELO: "{tls_version}",
+    MacroStage.MAIL: "i {mail_addr} {auth_authen} {tls_version} {cipher}",
+    MacroStage.RCPT: "{rcpt_addr}",
+    MacroStage.END_OF_BODY: "i",
+}
+"""Only what is used is sent."""
 
+MAX_WAITING_BYTES: Final = 256 * 1024
+"""Sent ahead while a question is open; no mail server does. More stays in the kernel."""
 
-class MilterUnavailableError(ImportError):
-    """pymilter is not installed; the message says how to get it."""
+_BACKLOG: Final = 512
+_COMMANDS: Final = bytes((wire.CONNECT, wire.HELO, wire.MAIL, wire.RCPT, wire.END_OF_BODY))
+"""Those that macros come with, in their order: what was said for a later one goes when an earlier one comes again."""
 
-
-def load_pymilter() -> Any:
-    """The extension module.
-
-    Raises:
-        MilterUnavailableError: it is not installed.
-    """
-    try:
-        return import_module("milter")
-    except ImportError as error:
-        raise MilterUnavailableError(
-            "the milter listener needs pymilter: pip install 'mailflow-gateway[milter]' "
-            "(to build it, libmilter's headers: Debian libmilter-dev, Fedora sendmail-milter-devel)",
-        ) from error
+_log: Final = structlog.get_logger(__name__)
 
 
 class MilterSocket:
-    """The socket, opened by libmilter and not yet served. Where several processes are to serve it, one opens it and forks.
+    """The socket, opened and not yet served. Where several processes are to serve it, one opens it and forks.
 
     Args:
         settings: the `[milter]` section.
 
     Raises:
-        MilterUnavailableError: pymilter is not installed.
         SocketInUseError: the path is not free.
-        milter.error: libmilter cannot bind there; it logs the reason.
+        OSError: it cannot be bound there.
     """
 
     def __init__(self, settings: "MilterSettings") -> None:
-        self.milter: Final = load_pymilter()
-        self._listener: MilterListener | None = None
-        path = SocketPath(Path(settings.listen.removeprefix("unix:")), settings.socket_mode)
-        self.path: Final = path
-        milter = self.milter
-        milter.set_flags(actions_of(milter))
-        milter.set_exception_policy(milter.TEMPFAIL)
-        milter.set_connect_callback(self._on_connect)
-        milter.set_helo_callback(lambda context, name: context.getpriv().helo(name))
-        milter.set_envfrom_callback(lambda context, *arguments: context.getpriv().mail(context, arguments))
-        milter.set_envrcpt_callback(
-            lambda context, *arguments: context.getpriv().recipient(context, arguments)
-        )
-        milter.set_header_callback(lambda context, name, value: context.getpriv().header(name, value))
-        milter.set_body_callback(lambda context, chunk: context.getpriv().body(chunk))
-        milter.set_eom_callback(lambda context: context.getpriv().end(context))
-        milter.set_abort_callback(lambda context: context.getpriv().abort())
-        milter.set_close_callback(_on_close)
-        milter.settimeout(int(settings.timeout_s))
-        milter.setbacklog(_BACKLOG)
-        milter.setconn(f"unix:{path.private}")
-        milter.register("gateway", negotiate=self._on_negotiate)
-        before = _sockets()
-        milter.opensocket(0)  # 0: do not remove what is there
-        for descriptor in _sockets() - before:
-            # Workers share it: the one that loses the race for a connection must not wait in accept() for the next.
-            os.set_blocking(descriptor, False)
-        path.publish()
-
-    def serve(self, listener: "MilterListener") -> None:
-        """Its sessions are this one's, in this process."""
-        self._listener = listener
+        self.path: Final = SocketPath(Path(settings.listen.removeprefix("unix:")), settings.socket_mode)
+        self.socket: Final = bind_socket(self.path)
+        try:
+            self.socket.listen(_BACKLOG)
+            self.path.publish()
+        except OSError:
+            self.path.abandon()
+            raise
 
     def remove(self) -> None:
         """Take its name away; only for the process that opened it."""
         self.path.remove()
 
-    def _on_negotiate(self, context: Any, offered: list[int]) -> int:
-        milter = self.milter
-        actions, protocol = actions_of(milter), protocol_of(milter)
-        missing = (actions & ~offered[0]) | (protocol & ~offered[1])
-        if missing:  # Postfix before 2.6, or a milter_protocol below 6
-            _log.error("milter.protocol-too-old", missing=hex(missing))
-            reject: int = milter.REJECT
-            return reject
-        for stage, macros in _MACROS.items():
-            context.setsymlist(getattr(milter, stage), macros)
-        offered[:] = [actions, protocol, 0, 0]
-        carry_on: int = milter.CONTINUE
-        return carry_on
-
-    def _on_connect(self, context: Any, name: str, _family: int, address: Any) -> int:
-        session = context.getpriv()
-        if session is None:
-            if self._listener is None:
-                raise AssertionError("a session before `serve`")
-            session = self._listener.new_session()
-            context.setpriv(session)
-        return int(session.connect(name, address[0] if isinstance(address, tuple) else None))
-
 
 class MilterListener:
-    """Serves the milter protocol on a UNIX socket, in this process.
+    """Serves the milter protocol on a UNIX socket, on the event loop.
 
     Args:
         settings: the `[milter]` section.
         sock: where; opened in this process or in the one that forked it.
-        judge: asked on `loop`.
-        observer: told from libmilter's threads.
-        loop: where `judge` lives; it must run on another thread than the one that libmilter gets.
+        judge: who decides.
+        observer: who counts.
         asks: whether `judge` could refuse at this stage before the message (MAIL, RCPT); if not, no time is spent on it.
     """
 
@@ -172,19 +109,17 @@ class MilterListener:
         sock: MilterSocket,
         judge: Judge,
         observer: MilterObserver,
-        loop: asyncio.AbstractEventLoop,
         asks: Callable[[Stage], bool] = lambda _stage: True,
     ) -> None:
-        self._milter: Final = sock.milter
+        self.timeout_s: Final = settings.timeout_s
+        self.connections: Final[set[MilterConnection]] = set()
         self._socket: Final = sock
-        self._loop: Final = loop
+        self._server: asyncio.Server | None = None
         self._idle: Final = asyncio.Event()
-        self._stopping = False
-        self._load: Final = Load(settings.max_sessions, self._on_idle)
-        self._bench = Bench(
+        self._load: Final = Load(settings.max_sessions, self._idle.set)
+        self.bench = Bench(
             judge=judge,
             asks=asks,
-            loop=loop,
             judge_timeout_s=settings.judge_timeout_s,
             observer=observer,
             load=self._load,
@@ -194,39 +129,29 @@ class MilterListener:
                 trusted_networks=tuple(settings.trusted_networks),
             ),
             new_id=_new_id,
-            words=words_of(self._milter),
             hold=settings.quarantine == "hold",
         )
 
     def trace_to(self, tracer: Tracer | None) -> None:
         """Have what becomes of each transaction kept there, from the next session on."""
-        self._bench = replace(self._bench, tracer=tracer)
+        self.bench = replace(self.bench, tracer=tracer)
 
-    def new_session(self) -> MilterSession:
-        """A connection of the mail server."""
-        return MilterSession(self._bench)
+    async def start(self) -> None:
+        """Serve. Other processes may serve the same socket: the kernel hands each connection to one of them."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(
+            lambda: MilterConnection(self), sock=self._socket.socket.dup(), backlog=_BACKLOG
+        )
 
-    async def start(self, *, worker: int = 0) -> None:
-        """Serve, on threads of libmilter's own, and return when it does. Call on the event loop's thread.
-
-        The loop's thread and libmilter's are bound to one CPU, the `worker`-th that we may use. Only one of them runs Python
-        at a time, and passing the interpreter's lock from CPU to CPU for every header field costs more than all the work:
-        0.66 against 0.23 CPU s per 1,000 messages, 2,000 against 4,400 messages/s (5 KB, 10 connections).
-
-        Raises:
-            TimeoutError: libmilter does not answer.
-        """
-        self._socket.serve(self)
-        cpus = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cpus[worker % len(cpus)]})  # this thread's; threads inherit it
-        threading.Thread(target=self._run, name="milter", daemon=True).start()
-        # A signal that came before libmilter's signal thread is at rest could end up there (see `_run`).
-        await asyncio.to_thread(self._greet)
+    async def retire(self, deadline_s: float) -> None:
+        """Take no new connections; let those that are there go on until they end, or the deadline. `drain` ends the rest."""
+        self._stop_listening()
+        pending = [connection.ended for connection in self.connections]
+        if pending:
+            await asyncio.wait(pending, timeout=deadline_s)
 
     async def drain(self, deadline_s: float) -> int:
-        """Take no new message, let those under way end, stop listening.
-
-        libmilter's main function may go on for 5 s (it looks for its end that often); there is nothing in it to wait for.
+        """Take no new message, let those under way end, hang up.
 
         Returns:
             the number of messages that were still under way after `deadline_s`; their clients will see a 4xx.
@@ -234,78 +159,286 @@ class MilterListener:
         if not self._load.drain():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), deadline_s)
+        self._stop_listening()
         left = self._load.messages
-        await asyncio.sleep(_REPLY_GRACE_S)
-        self._stopping = True
-        await self._stop()
+        for connection in tuple(self.connections):
+            connection.hang_up()
         return left
 
-    def _run(self) -> None:
+    def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+
+class MilterConnection(asyncio.Protocol):
+    """One connection of the mail server: packets in, packets out, all that have come at once in one go.
+
+    Attributes:
+        ended: done when it is over.
+    """
+
+    def __init__(self, listener: MilterListener) -> None:
+        self.ended: Final = asyncio.get_running_loop().create_future()
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._reader = PacketReader()
+        self._session: MilterSession | None = None
+        self._macros: dict[int, dict[str, str | None]] = {}
+        self._waiting: deque[Packet] = deque()
+        self._waiting_bytes = 0
+        self._task: asyncio.Task[None] | None = None
+        self._output: list[bytes] = []
+        self._answers_mail = True
+        self._refused_sender: Refuse | None = None
+        self._seen = 0.0
+        self._clock: asyncio.TimerHandle | None = None
+
+    # ── asyncio.Protocol ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The mail server connected."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+        self._listener.connections.add(self)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """It said something."""
+        self._seen = self._loop.time()
         try:
-            self._milter.main()
-        except self._milter.error:
-            _log.exception("milter.main-failed")
-        if not self._stopping:
-            # libmilter has a thread that waits for SIGHUP, SIGINT and SIGTERM, too. The kernel gives them to the main thread
-            # first, but where that is slow to wake and libmilter's thread looks just then (it does every 5 s), it ends itself.
-            # Which signal it was we cannot know. To drain and be started again is right for each; to live on serving nobody
-            # for none. (A worker that ignores all three, and is told by its parent through a pipe, is out of this.)
-            _log.error("milter.ended-by-itself")
-            os.kill(os.getpid(), signal.SIGTERM)
+            packets = self._reader.feed(data)
+            if self._task is not None:
+                self._keep(packets, len(data))
+                return
+            self._waiting.extend(packets)
+            self._work()
+        except ParseError as error:
+            _log.error("milter.not-understood", error=str(error)[:200], note="the connection is closed")
+            self.hang_up()
+        except Exception:  # noqa: BLE001 - a bug: a traceback, and this connection only
+            _log.exception("milter.failed")
+            self.hang_up()
 
-    def _greet(self) -> None:
-        """Be a mail server for a moment: libmilter's answer to our offer says that it serves."""
-        offer = struct.pack(">IcIII", 13, b"O", 6, actions_of(self._milter), protocol_of(self._milter))
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(_START_S)
-            client.connect(os.fspath(self._socket.path.path))
-            client.sendall(offer)
-            client.recv(1)
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is gone changes nothing
+        """It is gone; a message under way was not answered, and its sender will try again."""
+        self._transport = None
+        if self._clock is not None:
+            self._clock.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        self._end_session()
+        self._listener.connections.discard(self)
+        if not self.ended.done():
+            self.ended.set_result(None)
 
-    def _on_idle(self) -> None:
-        self._loop.call_soon_threadsafe(self._idle.set)
+    def hang_up(self) -> None:
+        """End it, what was answered before still on its way."""
+        self._waiting.clear()
+        if self._transport is not None:
+            self._flush()
+            self._transport.close()
 
-    async def _stop(self) -> None:
-        """Stop listening. libmilter does so between two connections, or every 5 s: a connection of ours hurries it."""
-        stopping = asyncio.ensure_future(asyncio.to_thread(self._milter.stop))
-        while not stopping.done():
-            with socket.socket(socket.AF_UNIX) as nudge, suppress(OSError):
-                nudge.settimeout(0)
-                nudge.connect(os.fspath(self._socket.path.path))
-            await asyncio.wait({stopping}, timeout=_NUDGE_S)
-        await stopping
+    def _watch(self) -> None:
+        """One timer for each connection, moved when it rings: a packet costs none of its own."""
+        silent_s = self._loop.time() - self._seen if self._seen else 0.0
+        timeout_s = self._listener.timeout_s
+        if silent_s >= timeout_s and self._task is None:
+            _log.warning("milter.silent", seconds=round(silent_s), note="the connection is closed")
+            self.hang_up()
+            return
+        self._seen = self._seen or self._loop.time()
+        self._clock = self._loop.call_later(max(timeout_s - silent_s, 1.0), self._watch)
+
+    # ── packets ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _keep(self, packets: list[Packet], size: int) -> None:
+        """While a question is open, what is sent ahead waits."""
+        self._waiting.extend(packets)
+        self._waiting_bytes += size
+        if self._waiting_bytes > MAX_WAITING_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+
+    def _work(self) -> None:
+        waiting = self._waiting
+        while waiting and self._task is None:
+            command, data = waiting.popleft()
+            if command == wire.HEADER:
+                self._told().header(*wire.parse_header(data))
+            elif command == wire.MACROS:
+                self._take_macros(data)
+            elif command == wire.BODY:
+                self._told().body(data)
+            elif command == wire.END_OF_BODY:
+                self._end_of_body(data)
+            elif command == wire.RCPT:
+                self._recipient(data)
+            elif command == wire.MAIL:
+                self._mail(data)
+            else:
+                self._obey(command, data)
+        self._flush()
+
+    def _obey(self, command: int, data: bytes) -> None:
+        """What is said once for a session, or seldom."""
+        match command:
+            case wire.NEGOTIATE:
+                self._negotiate(data)
+            case wire.CONNECT:
+                if self._session is None:
+                    self._session = MilterSession(self._listener.bench)
+                self._session.connect(*wire.parse_client(data))
+            case wire.HELO:
+                (name,) = wire.parse_texts(data) or (b"",)
+                self._told().helo(_name(name))
+            case wire.ABORT:
+                self._forget()
+                if self._session is not None:
+                    self._session.abort()
+            case wire.QUIT:
+                self.hang_up()
+            case wire.NEXT_SESSION:
+                self._end_session()
+            case wire.DATA | wire.END_OF_HEADER | wire.UNKNOWN:  # we asked not to be told
+                self._output.append(wire.CARRY_ON)
+            case _:
+                raise ParseError(f"a command that is none: {command:#x}")
+
+    def _negotiate(self, data: bytes) -> None:
+        offer = wire.parse_offer(data)
+        lacks_actions, lacks_protocol = ACTIONS & ~offer.actions, PROTOCOL & ~offer.protocol
+        if offer.version < wire.VERSION or lacks_actions or lacks_protocol:
+            _log.error(
+                "milter.protocol-too-old",
+                version=offer.version,
+                missing=hex(lacks_actions | lacks_protocol),
+                note="Postfix: milter_protocol = 6 (2.6 or newer)",
+            )
+            self._output.append(wire.REJECT)
+            self.hang_up()
+            return
+        # Each answer that it waits for costs it more than the question: MAIL's it can do without where no rule asks.
+        spared = PROTOCOL
+        if not self._listener.bench.asks(Stage.MAIL):
+            spared |= Skip.NO_MAIL_REPLY & offer.protocol
+        self._answers_mail = not spared & Skip.NO_MAIL_REPLY
+        self._output.append(wire.write_answer(ACTIONS, spared, MACROS))
+
+    def _take_macros(self, data: bytes) -> None:
+        command, macros = wire.parse_macros(data)
+        for later in _COMMANDS[_COMMANDS.find(command) :]:
+            self._macros.pop(later, None)
+        self._macros[command] = macros
+
+    def _macro(self, name: str) -> str | None:
+        for command in reversed(_COMMANDS):
+            macros = self._macros.get(command)
+            if macros is not None and name in macros:
+                return macros[name]
+        return None
+
+    def _mail(self, data: bytes) -> None:
+        self._refused_sender = None
+        session = self._told()
+        for later in (wire.RCPT, wire.END_OF_BODY):
+            self._macros.pop(later, None)
+        refused = session.mail(wire.parse_texts(data), self._macro)
+        if refused is None and session.asks(Stage.MAIL):
+            self._start(self._screen(session, Stage.MAIL))
+        else:
+            self._answer_mail(refused)
+
+    def _answer_mail(self, refused: Refuse | None) -> None:
+        if self._answers_mail:
+            self._answer(refused)
+        else:  # as Postfix' own smtpd_delay_reject: the client hears it of each recipient
+            self._refused_sender = refused
+
+    def _recipient(self, data: bytes) -> None:
+        session = self._told()
+        if self._refused_sender is not None:
+            self._answer(self._refused_sender)
+            return
+        refused = session.recipient(wire.parse_texts(data), self._macro)
+        if refused is None and session.asks(Stage.RCPT):
+            self._start(self._screen(session, Stage.RCPT))
+        else:
+            self._answer(refused)
+
+    def _end_of_body(self, data: bytes) -> None:
+        session = self._told()
+        if self._refused_sender is not None:
+            self._answer(self._refused_sender)
+            return
+        if data:
+            session.body(data)
+        self._start(self._judge(session))
+
+    def _answer(self, refused: Refuse | None) -> None:
+        self._output.append(wire.CARRY_ON if refused is None else wire.write_refusal(refused))
+
+    async def _screen(self, session: MilterSession, stage: Stage) -> None:
+        refused = await session.screen(stage)
+        if stage is Stage.MAIL:
+            self._answer_mail(refused)
+        else:
+            self._answer(refused)
+        self._resume()
+
+    async def _judge(self, session: MilterSession) -> None:
+        self._output.append(wire.write_actions(await session.end(self._macro)))
+        self._resume()
+
+    def _start(self, question: Coroutine[Any, Any, None]) -> None:
+        self._task = self._loop.create_task(question)
+
+    def _resume(self) -> None:
+        """The open question is answered."""
+        self._task = None
+        self._seen = self._loop.time()
+        if self._waiting_bytes > MAX_WAITING_BYTES and self._transport is not None:
+            self._transport.resume_reading()
+        self._waiting_bytes = 0
+        try:
+            self._work()
+        except ParseError as error:
+            _log.error("milter.not-understood", error=str(error)[:200], note="the connection is closed")
+            self.hang_up()
+        except Exception:  # noqa: BLE001 - a bug: a traceback, and this connection only
+            _log.exception("milter.failed")
+            self.hang_up()
+
+    def _told(self) -> MilterSession:
+        if self._session is None:
+            raise ParseError("a command before it was told who the client is")
+        return self._session
+
+    def _forget(self) -> None:
+        self._refused_sender = None
+        for later in (wire.MAIL, wire.RCPT, wire.END_OF_BODY):
+            self._macros.pop(later, None)
+
+    def _end_session(self) -> None:
+        session, self._session = self._session, None
+        self._macros.clear()
+        self._refused_sender = None
+        if session is not None:
+            session.close()
+
+    def _flush(self) -> None:
+        if self._output and self._transport is not None:
+            self._transport.write(self._output[0] if len(self._output) == 1 else b"".join(self._output))
+        self._output.clear()
 
 
-def actions_of(milter: Any) -> int:
-    """What we may do to a message."""
-    actions: int = milter.ADDHDRS | milter.CHGHDRS | milter.QUARANTINE | milter.SETSYMLIST
-    return actions
-
-
-def protocol_of(milter: Any) -> int:
-    """What the mail server need not tell us, or wait for."""
-    wanted = 0
-    for name in _PROTOCOL:
-        wanted |= getattr(milter, name)
-    return wanted
-
-
-def _on_close(context: Any) -> int:
-    session = context.getpriv()
-    if session is None:
-        return 0
-    context.setpriv(None)
-    return int(session.close())
+def _name(text: bytes) -> str | None:
+    """A HELO name; None, which is nobody's, where it is not UTF-8."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _new_id() -> str:
     return os.urandom(8).hex()
-
-
-def _sockets() -> set[int]:
-    found = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # the one that lists this directory is gone by now
-            if str(entry.readlink()).startswith("socket:"):
-                found.add(int(entry.name))
-    return found

@@ -77,7 +77,7 @@ class Conversation:
         self._client_name = None if name.startswith("[") or name in {"", "unknown"} else name
         self._helo = None
 
-    def helo(self, name: str) -> None:
+    def helo(self, name: str | None) -> None:
         """Take the name that the client gives itself."""
         self._helo = name
 
@@ -128,9 +128,9 @@ class Conversation:
         """Keep the recipient that `recipient` gave."""
         self._recipients.extend(envelope.recipients)
 
-    def header(self, name: str, value: bytes) -> None:
+    def header(self, name: bytes, value: bytes) -> None:
         """Take one header field; `value` is all behind the colon, its blanks included, LF within a folded one."""
-        self._content().write(b"%b:%b\r\n" % (name.encode(), value.replace(b"\n", b"\r\n")))
+        self._content().write(b"%b:%b\r\n" % (name, value.replace(b"\n", b"\r\n")))
 
     def body(self, chunk: bytes) -> None:
         """Take a part of the body, as it came over the wire."""

@@ -14,17 +14,28 @@ from typing import Any
 
 import pytest
 
-from gateway.listeners.milter import MilterUnavailableError, load_pymilter
+from gateway.listeners.libmilter import MilterUnavailableError, load_pymilter
 from tests.live.postfix import open_directory, wait_until
 from tests.milter.raw_client import ALL_PROTOCOL, LEADING_SPACE, NO_HEADER_REPLY, Mail, RawClient
 from tests.milter.server import ROOT, MilterProcess, milter_process
 
-pytest.importorskip("milter", reason="pymilter is not installed")
+LIBRARIES = ("own", "pymilter")
 
 
-@pytest.fixture(scope="module")
-def milter() -> Iterator[MilterProcess]:
-    options = {"judge_timeout_s": 1, "max_message_bytes": 3_000_000, "max_sessions": 30, "socket_mode": 0o640}
+def options_for(library: str) -> dict[str, Any]:
+    if library == "pymilter":
+        pytest.importorskip("milter", reason="pymilter is not installed")
+    return {"library": library}
+
+
+@pytest.fixture(scope="module", params=LIBRARIES)
+def milter(request: pytest.FixtureRequest) -> Iterator[MilterProcess]:
+    options = options_for(request.param) | {
+        "judge_timeout_s": 1,
+        "max_message_bytes": 3_000_000,
+        "max_sessions": 30,
+        "socket_mode": 0o640,
+    }
     with open_directory() as directory, milter_process(directory, options) as milter:
         yield milter
 
@@ -204,9 +215,10 @@ def test_slow_judgements_do_not_wait_for_each_other(milter: MilterProcess) -> No
     assert time.monotonic() - started < 3
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_are_the_main_programs_and_drain(number: signal.Signals) -> None:
-    with open_directory() as directory, milter_process(directory) as milter:
+def test_signals_are_the_main_programs_and_drain(number: signal.Signals, library: str) -> None:
+    with open_directory() as directory, milter_process(directory, options_for(library)) as milter:
         milter.signal(signal.SIGHUP)
         assert milter.read_line() == "reloaded", "libmilter would have stopped"
         with RawClient(milter.socket) as busy, RawClient(milter.socket) as idle:
@@ -229,8 +241,10 @@ def test_signals_are_the_main_programs_and_drain(number: signal.Signals) -> None
         assert not milter.socket.exists()
 
 
-def test_draining_does_not_wait_for_ever() -> None:
-    with open_directory() as directory, milter_process(directory, {"drain_s": 0.3}) as milter:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_draining_does_not_wait_for_ever(library: str) -> None:
+    options = options_for(library) | {"drain_s": 0.3}
+    with open_directory() as directory, milter_process(directory, options) as milter:
         with RawClient(milter.socket) as stuck:
             stuck.connect()
             stuck.mail([b"<a@example.org>"])
@@ -248,7 +262,7 @@ def test_without_pymilter_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
 
 
 def test_importing_the_module_needs_no_pymilter() -> None:
-    code = "import sys; sys.modules['milter'] = None; import gateway.listeners.milter"
+    code = "import sys; sys.modules['milter'] = None; import gateway.listeners.milter, gateway.listeners.libmilter"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -31,6 +31,7 @@ class Site:
 
     bed: PostfixBed
     milter: MilterProcess
+    library: str
 
     def send(
         self, content: bytes, *, recipient: str = "alice@bed.test", options: tuple[str, ...] = ()
@@ -46,12 +47,16 @@ class Site:
         return facts, raw
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    with open_directory() as directory, milter_process(directory, _OPTIONS) as milter:
+@pytest.fixture(scope="module", params=["own", "pymilter"])
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    library: str = request.param
+    if library == "pymilter":
+        pytest.importorskip("milter", reason="pymilter is not installed")
+    options = _OPTIONS | {"library": library}
+    with open_directory() as directory, milter_process(directory, options) as milter:
         bed = PostfixBed.start(directory / "postfix", milters=[f"unix:{milter.socket}"], xclient=True)
         try:
-            yield Site(bed, milter)
+            yield Site(bed, milter, library)
         finally:
             bed.stop()
 
@@ -261,13 +266,20 @@ def test_who_the_client_is(site: Site, xclient: str, expected: dict[str, Any]) -
     site.bed.wait_for_message("alice")
 
 
-def test_a_client_without_an_address_is_deferred(site: Site) -> None:
-    # Postfix tells of it in a form that libmilter does not take, and drops the connection.
+def test_a_client_without_an_address_is_nobody_and_never_trusted(site: Site) -> None:
+    before = site.milter.count()
     with smtplib.SMTP("127.0.0.1", site.bed.port) as client:
         client.ehlo()
         assert client.docmd("XCLIENT", "ADDR=[UNAVAILABLE] NAME=[UNAVAILABLE]")[0] == 220
         client.ehlo()
-        assert client.mail("a@example.org")[0] == 451
+        if site.library == "pymilter":
+            # Postfix tells of it in a form that libmilter does not take, and drops the connection.
+            assert client.mail("a@example.org")[0] == 451
+            return
+        client.sendmail("a@example.org", ["alice@bed.test"], b"Subject: 1\r\n\r\n")
+    ((facts, _),) = site.milter.captured(before)
+    assert (facts["client_ip"], facts["client_name"], facts["trusted"]) == ("0.0.0.0", None, False)
+    site.bed.wait_for_message("alice")
 
 
 def test_mail_from_the_sendmail_command_comes_from_loopback(site: Site) -> None:
@@ -345,7 +357,7 @@ def test_a_dead_milter_is_a_temporary_failure_and_its_heir_takes_over() -> None:
     with open_directory() as directory:
         with milter_process(directory) as milter:
             bed = PostfixBed.start(directory / "postfix", milters=[f"unix:{milter.socket}"])
-            site = Site(bed, milter)
+            site = Site(bed, milter, "own")
             milter.signal(signal.SIGKILL)
             milter.process.wait(10)
         try:
@@ -354,7 +366,7 @@ def test_a_dead_milter_is_a_temporary_failure_and_its_heir_takes_over() -> None:
             assert refused.value.smtp_code == 451
             assert milter.socket.is_socket(), "killed, it could not take its name away"
             with milter_process(directory) as heir:
-                Site(bed, heir).send(message({}))
+                Site(bed, heir, "own").send(message({}))
                 bed.wait_for_message("alice")
         finally:
             bed.stop()
@@ -363,7 +375,7 @@ def test_a_dead_milter_is_a_temporary_failure_and_its_heir_takes_over() -> None:
 def test_what_is_under_way_at_sigterm_is_finished_and_nothing_new_begins() -> None:
     with open_directory() as directory, milter_process(directory) as milter:
         bed = PostfixBed.start(directory / "postfix", milters=[f"unix:{milter.socket}"])
-        site = Site(bed, milter)
+        site = Site(bed, milter, "own")
         try:
             with smtplib.SMTP("127.0.0.1", bed.port) as idle:
                 idle.ehlo()

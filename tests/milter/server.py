@@ -25,6 +25,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
+from gateway.listeners.libmilter import LibmilterListener, LibmilterSocket
 from gateway.listeners.milter import MilterListener, MilterSocket
 from gateway.mail.edits import Edits, NewField
 from gateway.mail.envelope import Envelope, Listener
@@ -162,21 +163,27 @@ async def serve(socket: str, captures: str, options: dict[str, Any]) -> None:
     options["trusted_networks"] = tuple(ip_network(one) for one in options.get("trusted_networks", ()))
     asks = options.pop("asks", True)
     drain_s = options.pop("drain_s", 10)
+    library = options.pop("library", "own")
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: _tell("reloaded"))
     settings = Settings(listen=f"unix:{socket}", **options)
-    sock = MilterSocket(settings)  # type: ignore[arg-type] # the same attributes, unchecked
-    listener = MilterListener(
-        settings,  # type: ignore[arg-type] # likewise
-        sock=sock,
-        judge=ScriptedJudge(Path(captures) if captures else None),
-        observer=PrintingObserver(quiet=not captures),
-        loop=loop,
-        asks=lambda _stage: asks,
-    )
+    given: dict[str, Any] = {
+        "judge": ScriptedJudge(Path(captures) if captures else None),
+        "observer": PrintingObserver(quiet=not captures),
+        "asks": lambda _stage: asks,
+    }
+    sock: MilterSocket | LibmilterSocket
+    listener: MilterListener | LibmilterListener
+    # The settings have the same attributes, unchecked.
+    if library == "own":
+        sock = MilterSocket(settings)  # type: ignore[arg-type]
+        listener = MilterListener(settings, sock=sock, **given)  # type: ignore[arg-type]
+    else:
+        sock = LibmilterSocket(settings)  # type: ignore[arg-type]
+        listener = LibmilterListener(settings, sock=sock, loop=loop, **given)  # type: ignore[arg-type]
     await listener.start()
     _tell("ready")
     await stop.wait()

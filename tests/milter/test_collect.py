@@ -33,7 +33,7 @@ def raw_of(headers: list[tuple[str, bytes]], chunks: list[bytes], options: Colle
     talk = conversation(options)
     talk.mail([b"<a@example.org>"], macros())
     for name, value in headers:
-        talk.header(name, value)
+        talk.header(name.encode(), value)
     for chunk in chunks:
         talk.body(chunk)
     whole = talk.end(macros())
@@ -120,7 +120,7 @@ def test_each_message_of_a_session_has_its_own_id_and_recipients() -> None:
     talk = conversation()
     first = talk.mail([b"<a@example.org>"], macros())
     talk.add(talk.recipient([b"<b@example.net>"], macros()))
-    talk.header("Subject", b" left behind")
+    talk.header(b"Subject", b" left behind")
     talk.abort()
     second = talk.mail([b"<c@example.org>"], macros())
     whole = talk.end(macros())

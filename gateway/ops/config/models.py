@@ -625,6 +625,10 @@ class MilterSettings(Section):
     socket_mode: SocketMode = Field(
         default=0o660, description="Who may connect, as file permissions: 0o660 lets the socket's group in."
     )
+    library: Literal["own", "pymilter"] = Field(
+        default="own",
+        description='Who speaks the protocol: we ourselves, or libmilter by way of pymilter (needs the extra "milter"; twice as slow).',
+    )
     max_message_bytes: Bytes = Field(default=50 * MIB, description="Larger messages are refused.")
     spool_threshold_bytes: Bytes = Field(
         default=MIB, description="Larger messages are kept in an unlinked temporary file until judged."
