@@ -1,7 +1,12 @@
 """Lower layers never import higher ones, and what touches the world stands where one looks for it."""
 
 import ast
+import importlib
+import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,3 +117,72 @@ def test_foreign_libraries_stay_in_their_place(path: Path) -> None:
             assert inside.parts[0] in places or inside.as_posix() in places, (
                 f"{name} does not belong in {inside}"
             )
+
+
+# How the standard library reads a pattern; private, but the only reader that is right about classes and escapes.
+_PATTERNS = importlib.import_module("re._parser")
+_ONE_CHARACTER = frozenset({"ANY", "IN", "LITERAL", "NOT_LITERAL"})
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_pattern_makes_a_group_possessive(path: Path) -> None:
+    r"""Debian 12's Python 3.11.2 takes what such a group did not match (CPython's issues 100061 and 106052).
+
+    Possessive classes, `[^"]*+`, are right everywhere. Of a group make one that can match in one way only, which needs
+    no possessiveness: not `(?:[^"\\]|\\.)*+` but `[^"\\]*+(?:\\.[^"\\]*+)*`.
+    """
+    for line, text in texts(path):
+        assert not has_possessive_group(text), f"{path.relative_to(ROOT)}:{line}: {text!r}"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "refused"),
+    [
+        (r"[a-z]++", False),
+        (r"(?:[a-z])*+;", False),  # no group to the compiler
+        (rb"a?+\d{2,3}+[^;]*+", False),
+        (r"[*+](?:a+b)+", False),
+        (r"(?:ab)*+", True),
+        (r"(?:a|b){1,3}+", False),
+        (r"(?:ab|c){1,3}+", True),
+        (r"(a)?+", True),
+        (r"x(?:y(?=(?:[a]|bc)++))?", True),
+        (rb"(?>a+)", True),
+        ("not a pattern (", False),
+    ],
+)
+def test_what_makes_a_group_possessive(pattern: str | bytes, *, refused: bool) -> None:
+    assert has_possessive_group(pattern) is refused
+
+
+def texts(path: Path) -> Iterator[tuple[int, str | bytes]]:
+    """Every string of a module with its line; what is put into one stands in it as a group."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+            yield node.lineno, node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = [str(part.value) if isinstance(part, ast.Constant) else "(?:xy)" for part in node.values]
+            yield node.lineno, "".join(parts)
+
+
+def has_possessive_group(pattern: str | bytes) -> bool:
+    """False too of a text that is no pattern."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _is_group_possessive(_PATTERNS.parse(pattern))
+        except (re.error, OverflowError):
+            return False
+
+
+def _is_group_possessive(node: Any) -> bool:
+    if isinstance(node, _PATTERNS.SubPattern):
+        return any(_is_group_possessive(part) for part in node.data)
+    if not isinstance(node, tuple | list):
+        return False
+    match node:
+        case (operation, *_) if str(operation) == "ATOMIC_GROUP":
+            return True
+        case (operation, (_, _, repeated)) if str(operation) == "POSSESSIVE_REPEAT":
+            return len(repeated) != 1 or str(repeated[0][0]) not in _ONE_CHARACTER
+    return any(_is_group_possessive(part) for part in node)

@@ -27,16 +27,16 @@ MAX_FAULTS = 50  # a file that is no zone at all need not be told so once a line
 MAX_TXT_BYTES = 65_000  # all of a TXT record must fit in one message
 
 _TOKEN = re.compile(
-    r'"(?P<quoted>(?:[^"\\\n]++|\\[^\n])*+)"'
-    r"|(?P<word>(?:[^\s\"();\\]++|\\[^\n])++)"
+    r'"(?P<quoted>[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*)"'
+    r"|(?P<word>(?:[^\s\"();\\]++|\\[^\n])+)"
     r"|(?P<space>[^\S\n]++)"
     r"|(?P<comment>;[^\n]*+)"
     r"|(?P<mark>[()\n])"
     r"|(?P<junk>[^\n]++)"
 )
 _ESCAPE = re.compile(r"\\(?:([0-9]{3})|(.))", re.DOTALL)
-_LABEL = re.compile(r"(?:[^.\\]++|\\.)++|\.", re.DOTALL)
-_TTL = re.compile(r"(?=.)(?:[0-9]{1,10}[smhdw])*+(?:[0-9]{1,10})?", re.IGNORECASE)
+_LABEL = re.compile(r"(?:[^.\\]++|\\.)+|\.", re.DOTALL)
+_TTL = re.compile(r"(?=.)(?:[0-9]{1,10}+[smhdw])*(?:[0-9]{1,10})?", re.IGNORECASE)
 _TTL_PART = re.compile(r"([0-9]{1,10})([smhdw]?)", re.IGNORECASE)
 _TTL_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _TYPES = {record_type.value: record_type for record_type in RecordType}

@@ -32,13 +32,13 @@ _FORBIDDEN: Final = re.compile(
 
 # Deviation: dots may stand anywhere in an unquoted local part; `a..b@` and `a.@` exist at large providers.
 _DOT_STRING: Final = re.compile(r"[^\x00-\x20\x7f\"(),:;<>@\[\\\]]+")
-_QUOTED_STRING: Final = re.compile(r'"((?:[^"\\]|\\[\x20-\x7e])*+)"')  # RFC 5321 §4.1.2 Quoted-string
+_QUOTED_STRING: Final = re.compile(r'"([^"\\]*+(?:\\[\x20-\x7e][^"\\]*+)*)"')  # RFC 5321 §4.1.2 Quoted-string
 _ATOM: Final = r"[^\x00-\x20\x7f\"(),:;<>@\[\\\].]+"
 _PLAIN_LOCAL: Final = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 _NEEDS_ESCAPE: Final = re.compile(r'(["\\])')
-_SOURCE_ROUTE: Final = re.compile(r"(?:,?@[^@,:<>\"\s]{1,255})++:")  # RFC 5321 §4.1.2 A-d-l
-_PATH: Final = re.compile(r'<(?:"(?:[^"\\]|\\.)*+"|[^"<>])*+>|[^ <>"]++')
+_SOURCE_ROUTE: Final = re.compile(r"(?:,?@[^@,:<>\"\s]{1,255}+)+:")  # RFC 5321 §4.1.2 A-d-l
+_PATH: Final = re.compile(r'<[^"<>]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*"[^"<>]*+)*>|[^ <>"]++')
 _LITERAL_TAG: Final = "ipv6:"
 
 

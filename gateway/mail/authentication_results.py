@@ -25,12 +25,12 @@ MAX_READ_CHARACTERS: Final = 16 * 1024
 
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
 _AUTHSERV_ID: Final = re.compile(
-    r'"((?:[^"\\]|\\.)*+)"|([^\x00-\x20\x7f()<>@,;:\\"/\[\]?=]++)'
+    r'"([^"\\]*+(?:\\.[^"\\]*+)*)"|([^\x00-\x20\x7f()<>@,;:\\"/\[\]?=]++)'
 )  # RFC 2045 §5.1 value
 _VERSION: Final = re.compile(r"[0-9]++")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]++")
 # Wider than RFC 8601 §2.2 has it: honest writers leave `/` and `=` unquoted.
-_VALUE: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"|([^\s;()"]++)')
+_VALUE: Final = re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*)"|([^\s;()"]++)')
 # Where readers differ in what a line is, and in what may stand before and behind a name.
 _ANYWHERE: Final = re.compile(
     rb"(?:\A|[\r\n\0])[^!-~]{0,8}(authentication-results)[^!-~]{0,8}:", re.IGNORECASE

@@ -113,7 +113,7 @@ _Token = tuple[str, str]  # its kind, which is the name of a group of _TOKEN or 
 _TOKEN: Final = re.compile(
     r"(?P<blank>[ \t]+)"
     r"|(?P<word>[^\x00-\x20\x7f-\x9f\"(),:;<>@\[\\\]\u2028\u2029]+)"  # atoms, their dots, and non-ASCII (RFC 6532)
-    r'|(?P<quoted>"(?:[^"\\\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]|\\[\t\x20-\x7e])*+")'
+    r'|(?P<quoted>"[^"\\\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]*+(?:\\[\t\x20-\x7e][^"\\\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]*+)*")'
     r"|(?P<literal>\[[^\[\]\\\x00-\x20\x7f]*+\])"
     r"|(?P<bracket>[\[\]])"
     r"|(?P<mark>[<>@,:;])",

@@ -35,7 +35,7 @@ _BLANKS: Final = re.compile(r"\s+")
 _AROUND_MARKS: Final = re.compile(r" ?([@.]) ?")
 # Where readers differ in what a line is, and in what may stand before and behind a name.
 _ANY_FROM: Final = re.compile(
-    rb"(?:\A|[\r\n\0])[^!-~]{0,8}from[^!-~]{0,8}:([^\r\n]*+(?:[\r\n]++[ \t][^\r\n]*+)*+)", re.IGNORECASE
+    rb"(?:\A|[\r\n\0])[^!-~]{0,8}from[^!-~]{0,8}:([^\r\n]*+(?:[\r\n]++[ \t][^\r\n]*+)*)", re.IGNORECASE
 )
 
 

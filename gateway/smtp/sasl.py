@@ -18,7 +18,7 @@ MAX_RESPONSE_BYTES: Final = 12_288
 
 MAX_LOGIN_CHARACTERS: Final = 255
 
-_BASE64: Final = re.compile(rb"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_BASE64: Final = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _CRAM: Final = re.compile(r"(.+) [0-9a-f]{32}")  # RFC 2195 §2
 # RFC 5802 §7: no channel binding (`n`, or `y`: "you do not offer it"), no `m=`: an extension that must be understood.
 _SCRAM: Final = re.compile(r"[ny],(?:a=([^,]+))?,n=([^,]+),r=[!-+\--~]+(?:,.*)?")

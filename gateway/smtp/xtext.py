@@ -5,7 +5,7 @@ from typing import Final
 
 from gateway.mail.errors import ParseError
 
-_XTEXT: Final = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
+_XTEXT: Final = re.compile(r"[!-*,-<>-~]*+(?:\+[0-9A-F]{2}[!-*,-<>-~]*+)*")
 _HEXCHAR: Final = re.compile(r"\+([0-9A-F]{2})")
 _ENCODED: Final = re.compile(rb"[^!-*,-<>-~]")
 

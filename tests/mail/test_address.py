@@ -173,6 +173,7 @@ def test_path(path: str, local_part: str, domain: str) -> None:
         '<a"b"@x.example>',
         "<@a.example:>",
         "<@a.example,b.example:u@x.example>",
+        "<@a.example@:u@x.example>",  # Python 3.11.2 takes this route with a possessive group
         "<a@x..example>",
         "<a@[192.0.2.256]>",
         "<" + "a" * 250 + "@x.example>",

@@ -106,7 +106,7 @@ def test_xtext_round_trip(content: bytes) -> None:
     assert decode_xtext(encode_xtext(content)) == content
 
 
-@pytest.mark.parametrize("text", ["a b", "a=b", "+", "+4", "+4g", "+0d", "é", "a\r"])
+@pytest.mark.parametrize("text", ["a b", "a=b", "+", "+4", "+4g", "+0d", "é", "a\r", "+41+", "a+4", "+41=a"])
 def test_bad_xtext(text: str) -> None:
     with pytest.raises(ParseError):
         decode_xtext(text)
