@@ -320,7 +320,9 @@ class Callbacks:
     def recipient(self, context: Context, arguments: tuple[bytes, ...]) -> int:
         """RCPT TO."""
         session = self._session
-        return self._command(context, Stage.RCPT, session.recipient(arguments, _macros(context)))
+        is_taken = not session.asks(Stage.RCPT)
+        refused = session.recipient(arguments, _macros(context), is_taken=is_taken)
+        return self._command(context, Stage.RCPT, refused)
 
     def header(self, name: str, value: bytes) -> int:
         """One header field."""

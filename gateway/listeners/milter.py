@@ -44,7 +44,7 @@ PROTOCOL: Final = (
     | Skip.NO_UNKNOWN
     | Skip.LEADING_SPACE
 )
-"""What the mail server must be able to spare us; NO_MAIL_REPLY comes to it where nobody has a word on MAIL."""
+"""What the mail server must be able to spare us; MAIL's and RCPT's answers come to it where no rule has a word on them."""
 
 MACROS: Final = {
     MacroStage.CONNECT: "{client_addr}",  # a list may not be empty
@@ -190,8 +190,8 @@ class MilterConnection(asyncio.Protocol):
         self._waiting_bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._output: list[bytes] = []
-        self._answers_mail = True
-        self._refused_sender: Refuse | None = None
+        self._spared = Skip(0)
+        self._refused: Refuse | None = None  # what nobody waited for: said as soon as somebody does
         self._seen = 0.0
         self._clock: asyncio.TimerHandle | None = None
 
@@ -318,11 +318,14 @@ class MilterConnection(asyncio.Protocol):
             self._output.append(wire.REJECT)
             self.hang_up()
             return
-        # Each answer that it waits for costs it more than the question: MAIL's it can do without where no rule asks.
-        spared = PROTOCOL
-        if not self._listener.bench.asks(Stage.MAIL):
+        # Each answer that it waits for costs it, and us, more than the question. What we refuse of our own accord (a form that
+        # cannot be read, too many sessions) can wait for the next answer; a rule's refusal cannot, for it may be about one recipient.
+        asks, spared = self._listener.bench.asks, PROTOCOL
+        if not asks(Stage.MAIL):
             spared |= Skip.NO_MAIL_REPLY & offer.protocol
-        self._answers_mail = not spared & Skip.NO_MAIL_REPLY
+        if not asks(Stage.RCPT):
+            spared |= Skip.NO_RCPT_REPLY & offer.protocol
+        self._spared = spared
         self._output.append(wire.write_answer(ACTIONS, spared, MACROS))
 
     def _take_macros(self, data: bytes) -> None:
@@ -339,7 +342,7 @@ class MilterConnection(asyncio.Protocol):
         return None
 
     def _mail(self, data: bytes) -> None:
-        self._refused_sender = None
+        self._refused = None
         session = self._told()
         for later in (wire.RCPT, wire.END_OF_BODY):
             self._macros.pop(later, None)
@@ -347,43 +350,41 @@ class MilterConnection(asyncio.Protocol):
         if refused is None and session.asks(Stage.MAIL):
             self._start(self._screen(session, Stage.MAIL))
         else:
-            self._answer_mail(refused)
-
-    def _answer_mail(self, refused: Refuse | None) -> None:
-        if self._answers_mail:
-            self._answer(refused)
-        else:  # as Postfix' own smtpd_delay_reject: the client hears it of each recipient
-            self._refused_sender = refused
+            self._answer(refused, Skip.NO_MAIL_REPLY)
 
     def _recipient(self, data: bytes) -> None:
         session = self._told()
-        if self._refused_sender is not None:
-            self._answer(self._refused_sender)
+        if self._refused is not None:
+            self._answer(self._refused, Skip.NO_RCPT_REPLY)
             return
-        refused = session.recipient(wire.parse_texts(data), self._macro)
-        if refused is None and session.asks(Stage.RCPT):
+        # Rules that came to ask about recipients do so from the mail server's next connection on.
+        asks = session.asks(Stage.RCPT) and not self._spared & Skip.NO_RCPT_REPLY
+        refused = session.recipient(wire.parse_texts(data), self._macro, is_taken=not asks)
+        if refused is None and asks:
             self._start(self._screen(session, Stage.RCPT))
         else:
-            self._answer(refused)
+            self._answer(refused, Skip.NO_RCPT_REPLY)
 
     def _end_of_body(self, data: bytes) -> None:
         session = self._told()
-        if self._refused_sender is not None:
-            self._answer(self._refused_sender)
+        if self._refused is not None:
+            self._output.append(wire.write_refusal(self._refused))
+            session.abort()
             return
         if data:
             session.body(data)
         self._start(self._judge(session))
 
-    def _answer(self, refused: Refuse | None) -> None:
-        self._output.append(wire.CARRY_ON if refused is None else wire.write_refusal(refused))
+    def _answer(self, refused: Refuse | None, unless: Skip) -> None:
+        """Answer a command, unless nobody waits for it."""
+        if self._spared & unless:
+            self._refused = refused
+        else:
+            self._output.append(wire.CARRY_ON if refused is None else wire.write_refusal(refused))
 
     async def _screen(self, session: MilterSession, stage: Stage) -> None:
         refused = await session.screen(stage)
-        if stage is Stage.MAIL:
-            self._answer_mail(refused)
-        else:
-            self._answer(refused)
+        self._answer(refused, Skip.NO_MAIL_REPLY if stage is Stage.MAIL else Skip.NO_RCPT_REPLY)
         self._resume()
 
     async def _judge(self, session: MilterSession) -> None:
@@ -415,14 +416,14 @@ class MilterConnection(asyncio.Protocol):
         return self._session
 
     def _forget(self) -> None:
-        self._refused_sender = None
+        self._refused = None
         for later in (wire.MAIL, wire.RCPT, wire.END_OF_BODY):
             self._macros.pop(later, None)
 
     def _end_session(self) -> None:
         session, self._session = self._session, None
         self._macros.clear()
-        self._refused_sender = None
+        self._refused = None
         if session is not None:
             session.close()
 

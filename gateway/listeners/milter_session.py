@@ -174,11 +174,11 @@ class MilterSession:
             return self._fault()
         return None
 
-    def recipient(self, arguments: Sequence[bytes], macro: MacroReader) -> Refuse | None:
-        """RCPT TO that the mail server itself would take. Where `asks(Stage.RCPT)`, `screen` is to be asked next."""
+    def recipient(self, arguments: Sequence[bytes], macro: MacroReader, *, is_taken: bool) -> Refuse | None:
+        """RCPT TO that the mail server itself would take; `is_taken`: without `screen` being asked next."""
         try:
             envelope = self._verdict_on = self._conversation.recipient(arguments, macro)
-            if not self.bench.asks(Stage.RCPT):
+            if is_taken:
                 self._take(envelope)
         except ParseError:
             return self._refuse_command(Stage.RCPT, BAD_RECIPIENT)

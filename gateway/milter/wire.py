@@ -57,6 +57,7 @@ class Skip(IntFlag):
     NO_CONNECT_REPLY = 0x1000
     NO_HELO_REPLY = 0x2000
     NO_MAIL_REPLY = 0x4000
+    NO_RCPT_REPLY = 0x8000
     NO_BODY_REPLY = 0x80000
     LEADING_SPACE = (
         0x100000  # header values come with the blank behind the colon: else no `simple` signature survives

@@ -130,7 +130,7 @@ def test_a_bug_is_told_once_with_its_traceback(milter: MilterProcess, client: Ra
     before, answered = milter.said().count(told), milter.said().count("observed message")
     client.send(scripted({"crash": True}))
     client.send(Mail())
-    wait_until(lambda: milter.said().count("observed message") == answered + 2, "both to be told of")
+    wait_until(lambda: milter.said().count("observed message") >= answered + 2, "both to be told of")
     assert milter.said().count(told) == before + 1
 
 

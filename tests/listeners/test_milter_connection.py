@@ -115,36 +115,51 @@ class Bench:
 
 async def test_a_message_in_one_go_has_its_answers_in_one_go() -> None:
     bench = Bench()
-    assert await bench.send(OFFER + CLIENT + SENDER + RECIPIENT + HEADER + END) == "Oca"
+    assert await bench.send(OFFER + CLIENT + SENDER + RECIPIENT + HEADER + END) == "Oa"
     assert len(bench.wire.said) == 2, "one write before the judge, one after him"
     assert bench.judge.raw == [b"From: a@example.org\r\n\r\n"]
     bench.connection.connection_lost(None)
     assert bench.counts.open == 0
 
 
-@pytest.mark.parametrize(("asks", "heard"), [(True, "cca"), (False, "ca")])
-async def test_mail_is_answered_only_where_a_rule_asks(asks: bool, heard: str) -> None:  # noqa: FBT001 - pytest gives it
+@pytest.mark.parametrize(("asks", "heard"), [(True, "cca"), (False, "a")])
+async def test_commands_are_answered_only_where_a_rule_asks(asks: bool, heard: str) -> None:  # noqa: FBT001 - pytest gives it
     bench = Bench(asks=asks)
     await bench.send(OFFER)
     (answer,) = PacketReader().feed(bench.wire.said[0])
     protocol = int.from_bytes(answer.data[8:12], "big")
     assert bool(protocol & Skip.NO_MAIL_REPLY) is not asks
+    assert bool(protocol & Skip.NO_RCPT_REPLY) is not asks
     assert protocol & PROTOCOL == PROTOCOL
     assert int.from_bytes(answer.data[4:8], "big") == ACTIONS
     assert await bench.send(CLIENT + SENDER, RECIPIENT, HEADER + END) == heard
 
 
-async def test_a_sender_that_cannot_be_read_is_refused_with_each_recipient() -> None:
+BAD_SENDER: Final = write_packet(b"M", b"<a b@example.org>\0")
+BAD_RECIPIENT: Final = write_packet(b"R", b"<a b@example.net>\0")
+
+
+@pytest.mark.parametrize(
+    ("packets", "code"),
+    [((BAD_SENDER, RECIPIENT), b"553 5.1.7"), ((SENDER, RECIPIENT, BAD_RECIPIENT, RECIPIENT), b"553 5.1.3")],
+)
+async def test_what_cannot_be_read_is_refused_where_somebody_waits(
+    packets: tuple[bytes, ...], code: bytes
+) -> None:
     bench = Bench()
-    bad = write_packet(b"M", b"<a b@example.org>\0")
-    assert await bench.send(OFFER, CLIENT, bad) == "O"
-    assert await bench.send(RECIPIENT) == "y"
-    assert b"553 5.1.7" in bench.wire.said[-1]
-    assert await bench.send(RECIPIENT, END) == "yy", "whatever the mail server makes of it"
-    assert await bench.send(write_packet(b"A"), SENDER, RECIPIENT, END) == "ca", (
-        "the next sender is another matter"
-    )
+    assert await bench.send(OFFER, CLIENT, *packets, HEADER) == "O"
+    assert await bench.send(END) == "y"
+    assert code in bench.wire.said[-1]
+    assert await bench.send(write_packet(b"A"), SENDER, RECIPIENT, END) == "a", "the next is another matter"
     assert bench.judge.raw == [b"\r\n"]
+    assert bench.listener.bench.load.messages == 0
+
+
+async def test_a_mail_server_that_cannot_do_without_answers_gets_them() -> None:
+    bench = Bench()
+    offered = 0x1FFFFF & ~(Skip.NO_MAIL_REPLY | Skip.NO_RCPT_REPLY)
+    offer = write_packet(b"O", b"\0\0\0\6" + (0x1FF).to_bytes(4, "big") + offered.to_bytes(4, "big"))
+    assert await bench.send(offer, CLIENT, SENDER, BAD_RECIPIENT, RECIPIENT, END) == "Ocyca"
 
 
 async def test_rules_refuse_commands() -> None:
@@ -165,7 +180,7 @@ async def test_the_body_may_come_with_its_end() -> None:
 async def test_what_comes_while_the_judge_thinks_waits_and_is_bounded() -> None:
     bench = Bench()
     bench.judge.go.clear()
-    assert await bench.send(OFFER, CLIENT, SENDER, RECIPIENT, END) == "Oc"
+    assert await bench.send(OFFER, CLIENT, SENDER, RECIPIENT, END) == "O"
     assert await bench.send(SENDER + RECIPIENT + HEADER) == ""
     body = write_packet(b"B", b"x" * 60_000)
     assert await bench.send(body, body, body, body, body) == ""
