@@ -53,6 +53,8 @@ def run_server(config: Path) -> int:
         UsageFault: a listener cannot be opened.
     """
     source = Source(config=config, environ=dict(os.environ))
+    # libuv's way to watch a new connection by io_uring costs more than the system call that it saves, and many containers forbid it.
+    os.environ.setdefault("UV_USE_IO_URING", "0")
     inputs = source.read()
     set_up_logging(inputs.settings.log)
     for warning in inputs.loaded.warnings:
