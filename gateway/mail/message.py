@@ -214,7 +214,7 @@ def has_long_line(raw: Buffer) -> bool:
 
 
 def _has_half_line_end(raw: bytes) -> bool:
-    without = raw.replace(b"\r\n", b"")
+    without = b"".join(raw.split(b"\r\n"))  # `replace` takes half as long again
     return b"\r" in without or b"\n" in without
 
 

@@ -53,9 +53,8 @@ class ContentFilter:
         self._held = block.endswith(b"\r")
         if self._held:
             block = block[:-1]
-        # Each CR, LF and CRLF ends a line here; counting the three takes twice as long.
-        lines = len(block.splitlines()) - (not block.endswith((b"\n", b"\r")))
-        if lines <= 0 or lines == block.count(b"\r\n"):
+        rest = b"".join(block.split(b"\r\n"))  # counting CR, LF and CRLF takes twice as long
+        if b"\r" not in rest and b"\n" not in rest:
             return block
         if self._normalize:
             return _BARE_LINE_END.sub(b"\r\n", block)
