@@ -75,8 +75,9 @@ def load_pymilter() -> Any:
         return import_module("milter")
     except ImportError as error:
         raise MilterUnavailableError(
-            "the milter listener needs pymilter: pip install 'mailflow-gateway[milter]' "
-            "(to build it, libmilter's headers: Debian libmilter-dev, Fedora sendmail-milter-devel)",
+            "library = \"pymilter\" needs pymilter: pip install 'mailflow-gateway[milter]' "
+            "(to build it, libmilter's headers: Debian libmilter-dev, Fedora sendmail-milter-devel); "
+            'library = "own" needs nothing',
         ) from error
 
 

@@ -1,8 +1,8 @@
 """A UNIX socket's name in the file system: who may have it, and when it goes.
 
 Each socket is bound under a private name and moved to the public one: that sets mode and group before anybody can connect, and
-takes the place of a dead process' socket in one step. libmilter, too, unlinks only the private name that it was told; with
-several workers the first to end would else take the socket from the others.
+takes the place of a dead process' socket in one step. Whatever unlinks a socket's name when it closes it, as libmilter does, knows
+only the private one; with several workers the first to end would else take the socket from the others.
 """
 
 import grp

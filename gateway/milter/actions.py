@@ -13,7 +13,7 @@ from gateway.mail.message import Message
 from gateway.mail.reply import Reply
 from gateway.verdict import Disposition, Verdict
 
-MAX_REPLY_LINES: Final = 32  # libmilter takes no more
+MAX_REPLY_LINES: Final = 32  # libmilter takes no more, and the client is to hear the same whoever speaks
 MAX_REPLY_LINE: Final = 480
 """Characters of one reply line. RFC 5321 §4.5.3.1.5 leaves 506 beside the code; libmilter takes 980, `%` counted double."""
 
@@ -55,7 +55,7 @@ class Refuse:
     Attributes:
         code: three digits.
         enhanced: RFC 3463; None for none.
-        lines: as libmilter wants them: printable ASCII, each `%` doubled.
+        lines: as they go over the wire: printable ASCII, each `%` doubled.
     """
 
     code: str
@@ -95,7 +95,7 @@ def plan(verdict: Verdict, message: Message, *, hold: bool) -> tuple[Action, ...
 
 
 def refuse(reply: Reply) -> Refuse:
-    """The reply as `smfi_setreply` and `smfi_setmlreply` take it; a reply that is no refusal is a mistake of ours."""
+    """The reply as REPLYCODE has it, and `smfi_setmlreply` takes it; a reply that is no refusal is a mistake of ours."""
     if reply.is_positive:
         raise ValueError(f"{reply} refuses nothing")
     lines = tuple(_escape(line) for line in reply.lines[:MAX_REPLY_LINES])

@@ -1,6 +1,6 @@
 """What a mail server tells a milter, step by step, made into an Envelope and a Message.
 
-The mail server has the client, we have its word: macros (`i`, `{auth_authen}`, `{tls_version}`, …) and callbacks. The
+The mail server has the client, we have its word: macros (`i`, `{auth_authen}`, `{tls_version}`, …) and the protocol's steps. The
 message must come out byte for byte as the mail server will store it, or every DKIM signature on it breaks: header values
 keep the blanks behind the colon (SMFIP_HDR_LEADSPC), and the LF within a folded value becomes the CRLF that it was.
 
@@ -25,8 +25,8 @@ MacroReader = Callable[[str], str | None]
 NO_ADDRESS: Final = IPv4Address("0.0.0.0")  # noqa: S104 - it names nobody; nothing is bound to it
 """Stands for a client whose address the mail server does not know.
 
-Never trusted, whatever `trusted_networks` says: with `XCLIENT ADDR=[UNAVAILABLE]` a stranger gets here (from Postfix not even
-that: libmilter does not take its form of it, and the client gets a 4xx). SPF cannot pass for it. Mail from Postfix's own
+Never trusted, whatever `trusted_networks` says: with `XCLIENT ADDR=[UNAVAILABLE]` a stranger gets here (not through libmilter, which
+does not take Postfix' form of it: the client gets a 4xx). SPF cannot pass for it. Mail from Postfix's own
 `sendmail` command is another case: Postfix gives that the address 127.0.0.1.
 """
 

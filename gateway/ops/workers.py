@@ -27,7 +27,8 @@ RELOAD: Final = signal.SIGRTMIN + 1
 RETIRE: Final = signal.SIGUSR1
 """From the supervisor to a worker: take nothing new, serve who is there until they leave, then end.
 
-Workers ignore SIGTERM, SIGINT and SIGHUP: in them libmilter has a thread that waits for those three, and would end alone.
+Workers ignore SIGTERM, SIGINT and SIGHUP, which a terminal and systemd send to every process: the supervisor alone decides. Where
+pymilter speaks the milter protocol, libmilter has a thread in wait for these three, and would end alone.
 """
 
 _WATCHED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, READY})

@@ -221,8 +221,10 @@ def test_a_taken_port_ends_the_start_with_a_remedy(served: Served, tmp_path: Pat
     assert "Traceback" not in said
 
 
-def test_the_milter_is_shared(tmp_path: Path) -> None:
-    pytest.importorskip("milter", reason="pymilter is not installed")
+@pytest.mark.parametrize("library", ["own", "pymilter"])
+def test_the_milter_is_shared(tmp_path: Path, library: str) -> None:
+    if library == "pymilter":
+        pytest.importorskip("milter", reason="pymilter is not installed")
     http_port = free_port()
     config = tmp_path / "gateway.toml"
     config.write_text(
@@ -235,6 +237,7 @@ zone_file = "/dev/null"
 listen = "127.0.0.1:{http_port}"
 [milter]
 listen = "unix:{tmp_path}/milter.sock"
+library = "{library}"
 """
     )
     gateway = Served(config, 0, http_port)

@@ -375,7 +375,6 @@ def open_watched(rules: Sequence[Path]) -> Iterator[Watched]:
     """Start everything; skips where something of Debian's is not installed."""
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus (Debian: prometheus) is not installed")
-    pytest.importorskip("milter", reason="pymilter is not installed")
     made_of = World(
         zones=_ZONES,
         signed=["dane.test"],

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import dkim
 import pytest
@@ -51,9 +52,10 @@ listen = "127.0.0.1:{http}"
 class World:
     """A gateway with both doors open, a Postfix behind the one and a Postfix before the other."""
 
-    def __init__(self, folder: Path, inbound: int, behind: PostfixBed, before: PostfixBed) -> None:
+    def __init__(self, folder: Path, inbound: int, http: int, behind: PostfixBed, before: PostfixBed) -> None:
         self.folder = folder
         self.inbound = inbound
+        self.http = http
         self.behind = behind
         self.before = before
 
@@ -62,6 +64,11 @@ class World:
 
     def by_milter(self, case: CorpusCase) -> tuple[int, str]:
         return self._hand_in(self.before.port, case)
+
+    def metrics(self) -> list[str]:
+        """The lines of /metrics."""
+        with urlopen(f"http://127.0.0.1:{self.http}/metrics", timeout=10) as page:
+            return page.read().decode().splitlines()  # type: ignore[no-any-return]
 
     def _hand_in(self, port: int, case: CorpusCase) -> tuple[int, str]:
         return hand_in(port, ip=case.ip, helo=case.helo, mail_from=case.mail_from, raw=case.raw)
@@ -115,7 +122,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 explain=(folder / "log").read_text,
             )
             wait_until(lambda: greets(inbound), "the proxy's greeting", timeout_s=20)
-            yield World(folder, inbound, behind, before)
+            yield World(folder, inbound, http, behind, before)
         finally:
             gateway.terminate()
             assert gateway.wait(30) == 0
@@ -268,6 +275,14 @@ def test_postfix_is_told_the_real_client(world: World) -> None:
     assert world.by_proxy(case)[0] == 250
     world.behind.wait_for_message("bob")
     world.behind.wait_for_log(rf"client=unknown\[{re.escape(case.ip)}\]")
+
+
+def test_content_goes_to_postfix_in_one_chunk(world: World) -> None:
+    assert world.by_proxy(CASES["honest-rsa"])[0] == 250
+    world.behind.wait_for_message("bob")
+    replies = [line for line in world.metrics() if line.startswith("gateway_downstream_replies_total{")]
+    assert [line for line in replies if 'command="message"' in line]
+    assert not [line for line in replies if 'command="data"' in line]
 
 
 def test_strangers_cannot_relay(world: World) -> None:

@@ -627,7 +627,7 @@ class MilterSettings(Section):
     )
     library: Literal["own", "pymilter"] = Field(
         default="own",
-        description='Who speaks the protocol: we ourselves, or libmilter by way of pymilter (needs the extra "milter"; twice as slow).',
+        description='Who speaks the protocol: we ourselves, or libmilter by way of pymilter (needs the extra "milter"; slower).',
     )
     max_message_bytes: Bytes = Field(default=50 * MIB, description="Larger messages are refused.")
     spool_threshold_bytes: Bytes = Field(

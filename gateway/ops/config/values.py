@@ -200,7 +200,7 @@ def _parse_socket(given: str) -> str:
     scheme, colon, path = given.partition(":")
     if scheme in {"inet", "inet6"} and colon:
         raise wrong(
-            "a milter over TCP is refused: libmilter leaves Nagle's algorithm on, which costs 87 ms a message",
+            "a milter over TCP is refused: the protocol has no log-in, and whoever reached the port could say who the client is",
             'write "unix:/run/gateway/milter.sock"',
         )
     if scheme not in {"unix", "local"} or not path.startswith("/"):
