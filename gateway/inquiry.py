@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.mail.edits import Edits
 from gateway.mail.message import Message
-from gateway.policy.facts import Case, fact_words
+from gateway.policy.facts import Case
 from gateway.policy.rules import Rule, RuleSet
 from gateway.verdict import Inquiry, RuleTried, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.dns.budget import BudgetedResolver
     from gateway.mail.author import Author, NoAuthor
 
@@ -34,7 +36,7 @@ class Notes:
         self._is_told = is_told
         self._started = time.perf_counter()
         self._tried: tuple[RuleTried, ...] = ()
-        self._facts: dict[str, str] = {}
+        self._facts: Mapping[str, str] = {}
         self.resolver: BudgetedResolver | None = None
         self.message = message
         self.author: Author | NoAuthor | None = None
@@ -48,9 +50,7 @@ class Notes:
         """The rule that takes the case; which did not, and why, is written down."""
         if not self._is_told:
             return rules.decide(stage, case)
-        facts = rules.find_facts(stage, case)
-        rule, self._tried = rules.decide_and_tell(stage, facts)
-        self._facts = {key: fact_words(facts[key]) for key in {step.key for step in self._tried}}
+        rule, self._tried, self._facts = rules.decide_and_tell(stage, case)
         return rule
 
     def inquiry(self, edits: Edits) -> Inquiry | None:

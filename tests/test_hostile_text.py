@@ -30,11 +30,11 @@ from gateway.cli.app import app
 from gateway.ops.config.models import LogSettings
 from gateway.ops.log import LogOutput, set_up_logging
 from gateway.store.engine import open_engine
-from gateway.store.traces import Kept, Ring, TraceRing
+from gateway.store.traces import Ring, TraceRing
 from gateway.trace.model import Trace
 from tests.pages.bed import serving
 from tests.store.databases import sqlite_url
-from tests.trace.samples import EVERYTHING
+from tests.trace.samples import EVERYTHING, batches
 
 ATTACKS: Final = {
     "html": "<script>alert(1)</script><img src=x onerror=alert(2)>\"' onmouseover='alert(3)",
@@ -123,7 +123,7 @@ class Site:
         engine = open_engine(url)
         with engine.begin() as connection:
             for trace in (hostile_trace(attack), structs.replace(hostile_trace(attack), id="h.2")):
-                TraceRing(Ring()).write(connection, [Kept.of(trace)])
+                TraceRing(Ring()).write(connection, batches([trace]))
         engine.dispose()
 
     @property

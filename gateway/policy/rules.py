@@ -1,12 +1,13 @@
 """The operator's rules: the first that matches decides, and the last one always matches."""
 
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from gateway.mail.reply import Reply
-from gateway.policy.facts import KEYS, Case, Fact, Matcher, Selective
+from gateway.policy.facts import KEYS, Case, Fact, Matcher, Selective, fact_words
 from gateway.verdict import Disposition, RuleTried, Stage
 
 PLACEHOLDERS: Final = (
@@ -28,7 +29,7 @@ FEW: Final = 32
 
 
 MAX_DECIDED: Final = 4_096
-"""Combinations of facts of which a rule set remembers the rule that takes them."""
+"""Combinations of facts of which a rule set remembers what becomes of them."""
 
 
 MAX_TRIED: Final = 50
@@ -135,6 +136,20 @@ class _Steps(NamedTuple):
         return self.excepted
 
 
+class Choice(NamedTuple):
+    """The rule that takes a case, and why none before it did.
+
+    Attributes:
+        rule: None only before the message stage.
+        tried: what the rules before it missed: the last `MAX_TRIED`; of many rules only those that could fit.
+        facts: what their conditions found, by their keys, in words.
+    """
+
+    rule: Rule | None
+    tried: tuple[RuleTried, ...]
+    facts: Mapping[str, str]
+
+
 class _Index:
     """The rules of one stage by the addresses, domains and networks that they name, so that thousands cost no more than a few.
 
@@ -183,9 +198,7 @@ class RuleSet:
     _finders: Mapping[Stage, tuple[Callable[[Case], Fact], ...]] = field(
         init=False, repr=False, compare=False
     )
-    _decided: Mapping[Stage, dict[tuple[Fact, ...], Rule | None]] = field(
-        init=False, repr=False, compare=False
-    )
+    _decided: Mapping[Stage, dict[tuple[Fact, ...], Choice]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         by_stage = {stage: tuple(rule for rule in self.rules if rule.stage is stage) for stage in Stage}
@@ -214,15 +227,26 @@ class RuleSet:
 
     def decide(self, stage: Stage, case: Case) -> Rule | None:
         """The first rule that takes this case; None only before the message stage."""
-        decided = self._decided.get(stage)
-        if decided is None:
-            return self.decide_facts(stage, self.find_facts(stage, case))
+        if stage in self._decided:
+            return self._remembered(stage, case).rule
+        return self.decide_facts(stage, self.find_facts(stage, case))
+
+    def decide_and_tell(self, stage: Stage, case: Case) -> Choice:
+        """The same, and what the rules before that one missed."""
+        if stage in self._decided:
+            return self._remembered(stage, case)
+        return self.tell_facts(stage, self.find_facts(stage, case))
+
+    def _remembered(self, stage: Stage, case: Case) -> Choice:
+        decided = self._decided[stage]
         facts = tuple([find(case) for find in self._finders[stage]])
-        if facts not in decided:
+        choice = decided.get(facts)
+        if choice is None:
             if len(decided) >= MAX_DECIDED:
                 decided.clear()
-            decided[facts] = self.decide_facts(stage, dict(zip(self._keys[stage], facts, strict=True)))
-        return decided[facts]
+            choice = self.tell_facts(stage, dict(zip(self._keys[stage], facts, strict=True)))
+            decided[facts] = choice
+        return choice
 
     def find_facts(self, stage: Stage, case: Case) -> dict[str, Fact]:
         """What the rules of this stage ask about, found in the case."""
@@ -232,17 +256,17 @@ class RuleSet:
         """The same for facts that were found already; every key of `keys(stage)` must be there."""
         return next((each.rule for each in self._candidates(stage, facts) if each.rule.matches(facts)), None)
 
-    def decide_and_tell(
-        self, stage: Stage, facts: Mapping[str, Fact]
-    ) -> tuple[Rule | None, tuple[RuleTried, ...]]:
-        """`decide_facts`, and what the rules before that one missed: the last `MAX_TRIED`; of many rules only those that could fit."""
-        tried: list[RuleTried] = []
+    def tell_facts(self, stage: Stage, facts: Mapping[str, Fact]) -> Choice:
+        """`decide_and_tell` for facts that were found already."""
+        missed: deque[RuleTried] = deque(maxlen=MAX_TRIED)
+        taken: Rule | None = None
         for steps in self._candidates(stage, facts):
-            missed = steps.missed(facts)
-            if missed is None:
-                return steps.rule, tuple(tried[-MAX_TRIED:])
-            tried.append(missed)
-        return None, tuple(tried[-MAX_TRIED:])
+            step = steps.missed(facts)
+            if step is None:
+                taken = steps.rule
+                break
+            missed.append(step)
+        return Choice(taken, tuple(missed), {step.key: fact_words(facts[step.key]) for step in missed})
 
     def _candidates(self, stage: Stage, facts: Mapping[str, Fact]) -> Iterable[_Steps]:
         index = self._indexes.get(stage)

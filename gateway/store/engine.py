@@ -22,13 +22,6 @@ MAX_CONNECTIONS: Final = 4
 MAX_REASON_CHARACTERS: Final = 300
 
 _FILE_MODE: Final = 0o640  # who wrote to whom is nobody else's business
-_PRAGMAS: Final = (
-    "page_size = 16384",
-    "journal_mode = WAL",
-    "synchronous = NORMAL",
-    "foreign_keys = ON",
-    "secure_delete = FAST",
-)
 _PASSWORD_REMEDY: Final = "correct the password in the URL, or put it into the gateway's ~/.pgpass"
 _REMEDIES: Final = (
     # libpq reports no code for a refused connection, only PostgreSQL's words
@@ -169,8 +162,7 @@ def _make_file(path: Path) -> None:
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # `_begin_sqlite` begins; sqlite3's own way would leave DDL outside
-    # A page holds several traces, each of 2 to 3 KB; of 4 KB it would hold one. It counts for a new file only.
-    for pragma in _PRAGMAS:
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

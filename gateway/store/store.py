@@ -13,11 +13,11 @@ from gateway.store.engine import explain, open_engine
 from gateway.store.policies import StoredPolicies
 from gateway.store.results import PolicyResults, read_domains, read_results, session_row
 from gateway.store.tables import MTA_STS_POLICIES, TLS_RESULTS
-from gateway.store.traces import DEFAULT_RING, Kept, Ring, TraceRing, Traces
+from gateway.store.traces import DEFAULT_RING, Ring, TraceRing, Traces
 from gateway.store.writer import DEFAULT_LIMITS, Retention, Writer, WriterLimits
 from gateway.tlspolicy.model import TlsSession
 from gateway.trace.addresses import AddressHider
-from gateway.trace.model import Trace
+from gateway.trace.batch import Batch
 
 KEEP_RESULTS: Final = timedelta(days=8)  # RFC 8460 §4.1: a report is of yesterday; a week to look back
 KEEP_EXPIRED_POLICIES: Final = timedelta(days=30)
@@ -89,9 +89,9 @@ class Store:
         """Take the result of a TLS session; never waits, never raises."""
         self.writer.add(TLS_RESULTS, session_row(session))
 
-    def keep(self, trace: Trace) -> None:
-        """Take a message's trace; never waits."""
-        self.writer.put(self._ring, Kept.of(trace))
+    def keep(self, batch: Batch) -> None:
+        """Take traces, and those that will be added until they are written; never waits, never raises."""
+        self.writer.put(self._ring, batch)
 
     async def read(self, work: Callable[[], _T]) -> _T:
         """Have `traces` looked through in a thread: `await store.read(lambda: store.traces.find(…))`.

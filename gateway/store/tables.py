@@ -15,6 +15,7 @@ from sqlalchemy import (
     Dialect,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -117,9 +118,12 @@ TRACE_DOCUMENTS: Final = Table(
     "trace_documents",
     METADATA,
     Column("key", _Id, primary_key=True, autoincrement=False),
-    Column("documents", Text, nullable=False),
+    Column("documents", LargeBinary, nullable=False),
 )
-"""The whole of the same traces, line by line. Apart, so that what is found by can be looked through without them."""
+"""The whole of the same traces, one in each line of a text that is compressed by zlib: to a tenth.
+
+Apart, so that what they are found by can be looked through without them.
+"""
 
 TRACE_RING: Final = Table(
     "trace_ring",

@@ -1,18 +1,19 @@
 """The ring of traces: the last so many messages, written in batches, found by whatever an operator was told of one of them.
 
-A row holds the traces of some messages that were written together, in two tables: in one their lines, which are looked through, and in
-the other their documents. A database has as much trouble with a row of one message as with one of hundreds.
+A row holds the traces of some messages that were told together, in two tables: in one their lines, which are looked through, and in
+the other their documents. A database has as much trouble with a row of one message as with one of sixty.
 
 Keys are given in the order of writing, whoever writes, so that "newest first", "the next page" and "what has come since" are
 all a matter of keys.
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import chain, islice
-from typing import Final, NamedTuple, TypeVarTuple, cast
+from itertools import accumulate, chain, islice
+from typing import Final, TypeVarTuple, cast
 
 from sqlalchemy import Connection, Engine, Result, Select, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,8 +23,9 @@ from gateway.store.engine import explain
 from gateway.store.errors import StoreError
 from gateway.store.tables import TRACE_DOCUMENTS, TRACE_RING, TRACES
 from gateway.trace.addresses import AddressHider
-from gateway.trace.document import read_document, write_document
-from gateway.trace.line import TraceLine, read_outcomes, write_line
+from gateway.trace.batch import TOGETHER, Batch, Block
+from gateway.trace.document import read_document
+from gateway.trace.line import TraceLine, read_outcomes
 from gateway.trace.model import Trace
 from gateway.trace.search import EVERYTHING, Search, TraceFilter
 from gateway.trace.tally import Tally, count_outcomes
@@ -34,10 +36,8 @@ MAX_PAGE: Final = 1_000
 MAX_COUNTED: Final = 100_000
 """As many traces are gone through for a tally, in some tenths of a second; a quarter of an hour at 111 a second."""
 
-MAX_TOGETHER: Final = 250
-"""Traces in one row; so many more than its size a ring holds at most, because rows go as they came."""
-
 _RING: Final = "traces"
+_QUICKLY: Final = 1
 _TRIM_EXTRA: Final = 200
 """So many more go than have come, where the ring holds too many: after `keep` was made smaller."""
 
@@ -51,19 +51,6 @@ _Columns = TypeVarTuple("_Columns")
 
 _MAX_KEY: Final = 2**63
 _ALL_KEYS: Final = range(_MAX_KEY)
-
-
-class Kept(NamedTuple):
-    """A trace as it is written."""
-
-    at: datetime
-    line: bytes
-    document: bytes
-
-    @classmethod
-    def of(cls, trace: Trace) -> "Kept":
-        """Make it."""
-        return cls(trace.answered, write_line(trace), write_document(trace))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +73,16 @@ class TraceRing:
         self._ring = ring
 
     def write(self, connection: Connection, items: Sequence[object]) -> None:
-        """Put these in at the end, and let as many go at the beginning."""
-        kept = cast("Sequence[Kept]", items)
-        last = _take_keys(connection, len(kept))
-        first = last - len(kept) + 1
-        for start in range(0, len(kept), MAX_TOGETHER):
-            some = kept[start : start + MAX_TOGETHER]
-            _insert(connection, first + start + len(some) - 1, some)
-        self._trim(connection, last - self._ring.keep, len(kept) + _TRIM_EXTRA)
+        """Put these batches in at the end, and let as many traces go at the beginning."""
+        blocks = [block for batch in cast("Sequence[Batch]", items) if (block := batch.block()) is not None]
+        if not blocks:
+            return
+        count = sum(block.count for block in blocks)
+        last = _take_keys(connection, count)
+        keys = list(accumulate((block.count for block in blocks), initial=last - count))[1:]
+        connection.execute(insert(TRACES), list(map(_row, keys, blocks)))
+        connection.execute(insert(TRACE_DOCUMENTS), list(map(_documents_row, keys, blocks)))
+        self._trim(connection, last - self._ring.keep, count + _TRIM_EXTRA)
 
     def clean(self, connection: Connection, rows: int) -> bool:
         """Delete what is too old, so many traces or a few more at most; say whether there may be others."""
@@ -114,13 +103,19 @@ class TraceRing:
             _delete(connection, min(until, first + traces))
 
 
-def _insert(connection: Connection, key: int, kept: Sequence[Kept]) -> None:
-    lines = b"\n".join([each.line for each in kept]).decode()
-    documents = b"\n".join([each.document for each in kept]).decode()
-    newest = max(each.at for each in kept)
-    row = {"key": key, "newest": newest, "count": len(kept), "lines": lines}
-    connection.execute(insert(TRACES), row)
-    connection.execute(insert(TRACE_DOCUMENTS), {"key": key, "documents": documents})
+def _row(key: int, block: Block) -> dict[str, object]:
+    return {"key": key, "newest": block.newest, "count": block.count, "lines": block.lines}
+
+
+def _documents_row(key: int, block: Block) -> dict[str, object]:
+    return {"key": key, "documents": zlib.compress(block.documents, _QUICKLY)}
+
+
+def _unpack(packed: bytes) -> list[str]:
+    try:
+        return zlib.decompress(packed).decode().split("\n")
+    except (zlib.error, UnicodeDecodeError) as error:
+        raise StoreError(f"a row of {TRACE_DOCUMENTS.name} is damaged: {error}") from error
 
 
 def _delete(connection: Connection, until: int) -> None:
@@ -161,7 +156,7 @@ class Traces:
         rows = _rows(wanted).order_by(TRACES.c.key.desc())
         if before is None:
             return self._look(rows, wanted, limit, newest_first=True)
-        rows = rows.where(TRACES.c.key < before + MAX_TOGETHER)
+        rows = rows.where(TRACES.c.key < before + TOGETHER)
         return self._look(rows, wanted, limit, newest_first=True, among=range(before))
 
     def after(self, key: int, wanted: TraceFilter = EVERYTHING, *, limit: int = 50) -> list[TraceLine]:
@@ -202,8 +197,8 @@ class Traces:
         row = self._first(select(its.key, its.documents).where(its.key >= key).order_by(its.key))
         if row is None:
             return None
-        last, text = row
-        documents = text.split("\n")
+        last, packed = row
+        documents = _unpack(packed)
         place = key - last + len(documents) - 1
         return documents[place] if place >= 0 else None
 
@@ -216,8 +211,8 @@ class Traces:
         rows = select(its.key, its.documents).order_by(its.key.desc())
         row = self._first(rows)
         while row is not None:
-            last, text = row
-            yield from reversed(text.split("\n"))
+            last, packed = row
+            yield from reversed(_unpack(packed))
             row = self._first(rows.where(its.key < last))
 
     def get_by_id(self, identifier: str) -> Trace | None:
@@ -242,7 +237,7 @@ class Traces:
             )
             return list(islice((line for line in lines if line.key in among), min(limit, MAX_PAGE)))
 
-    def _first(self, rows: "Select[int, str]") -> tuple[int, str] | None:
+    def _first(self, rows: "Select[int, bytes]") -> tuple[int, bytes] | None:
         with self._reading(rows.limit(1)) as found:
             row = found.first()
         return None if row is None else (row[0], row[1])

@@ -1,13 +1,13 @@
 """Rows on their way to the database, by a thread of their own: who adds one never waits for a disk or a network.
 
-The queue is bounded. While the database is down or behind, the oldest rows are dropped and counted: reports lose a few
+What waits is bounded. While the database is down or behind, the oldest is dropped and counted: reports lose a few
 sessions, mail loses nothing. After a connection that broke in the middle of a commit, rows may come to stand twice.
 """
 
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -36,16 +36,17 @@ class WriterLimits:
 
     Attributes:
         max_rows: rows that may wait; then the oldest is dropped for each new one.
-        max_items: where so many wait, nothing more is `put`: rows that are added matter more.
-        batch_rows: rows of one transaction.
-        gather_s: how long a row may wait for company.
+        max_items: likewise the items of sinks, apart from them: traces must not push out what reports are made from.
+        batch_rows, batch_items: so many of both in one transaction.
+        gather_s: how long a row or item may wait for company.
         retry_s, max_retry_s: the first and the longest pause after a failure.
         clean_every_s: how often old rows are deleted, `clean_rows` in one transaction.
     """
 
     max_rows: int = 20_000
-    max_items: int = 10_000
+    max_items: int = 160
     batch_rows: int = 500
+    batch_items: int = 10
     gather_s: float = 0.5
     retry_s: float = 0.5
     max_retry_s: float = 30.0
@@ -54,7 +55,7 @@ class WriterLimits:
 
 
 class Sink(Protocol):
-    """Who knows better than `INSERT` how its items are written."""
+    """Who knows better than `INSERT` how its items are written, each of which stands for several rows."""
 
     @property
     def name(self) -> str:
@@ -92,6 +93,12 @@ class Retention:
 
 _Entry = tuple[Table | Sink, object]
 
+
+def _rows_in(entry: _Entry) -> int:
+    sink, item = entry
+    return 1 if isinstance(sink, Table) else len(cast("Sized", item))
+
+
 DEFAULT_LIMITS: Final = WriterLimits()
 
 
@@ -120,6 +127,7 @@ class Writer:
         self._retention = tuple(retention)
         self._limits = limits
         self._rows: deque[_Entry] = deque()
+        self._items: deque[_Entry] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ends: float | None = None
@@ -137,27 +145,28 @@ class Writer:
         Rows of one table have the same keys.
         """
         with self._changed:
-            if self._ends is None and len(self._rows) >= self._limits.max_rows:
-                self._drop(self._rows.popleft())
-            self._append(table, row)
+            self._append(self._rows, self._limits.max_rows, (table, row))
 
-    def put(self, sink: Sink, item: object) -> None:
-        """Take an item as `add` takes a row; where some room is taken already, it gives way to rows that matter more."""
+    def put(self, sink: Sink, item: Sized) -> None:
+        """Take an item as `add` takes a row; its length is the number of rows that it is counted as."""
         with self._changed:
-            if len(self._rows) >= self._limits.max_items:
-                self._drop((sink, item))
-            else:
-                self._append(sink, item)
+            self._append(self._items, self._limits.max_items, (sink, item))
 
-    def _append(self, sink: Table | Sink, item: object) -> None:
+    def _append(self, queue: deque[_Entry], limit: int, entry: _Entry) -> None:
         if self._ends is not None:
-            self._drop((sink, item))
+            self._drop(entry)
             return
-        self._rows.append((sink, item))
-        if len(self._rows) in {1, self._limits.batch_rows}:
+        if len(queue) >= limit:
+            self._drop(queue.popleft())
+        queue.append(entry)
+        if len(queue) == 1 or self._is_full():
             self._changed.notify()
         if self._thread is None:
             self.start()
+
+    def _is_full(self) -> bool:
+        """Whether there is enough for a transaction."""
+        return len(self._rows) >= self._limits.batch_rows or len(self._items) >= self._limits.batch_items
 
     def start(self) -> None:
         """Begin without waiting for a first row, so that old ones are deleted."""
@@ -171,11 +180,14 @@ class Writer:
         """How it does."""
         with self._changed:
             return WriterCounts(
-                waiting=len(self._rows) + len(self._in_work),
+                waiting=self._waiting(),
                 written=self._total(_WRITTEN),
                 dropped=self._total(_DROPPED),
                 failures=self._failures,
             )
+
+    def _waiting(self) -> int:
+        return sum(map(_rows_in, (*self._rows, *self._items, *self._in_work)))
 
     def _total(self, outcome: str) -> int:
         return sum(count for (_, what), count in self._ended.items() if what == outcome)
@@ -200,13 +212,16 @@ class Writer:
         if thread is not None:
             thread.join(deadline_s + 0.1)
         with self._changed:
-            left = [*self._in_work, *self._rows]
+            left = [*self._in_work, *self._rows, *self._items]
             self._rows.clear()
+            self._items.clear()
             self._in_work = ()
             for entry in left:
                 self._drop(entry)
         if left:
-            _log.warning("store.rows-lost", rows=len(left), reason=self._down or "not written in time")
+            _log.warning(
+                "store.rows-lost", rows=sum(map(_rows_in, left)), reason=self._down or "not written in time"
+            )
         return not left
 
     # The thread
@@ -237,13 +252,14 @@ class Writer:
         limits = self._limits
         with self._changed:
             until_clean_s = max(0.0, self._clean_at - time.monotonic())
-            self._changed.wait_for(lambda: self._rows or self._ends is not None, until_clean_s)
-            if self._rows:
-                self._changed.wait_for(
-                    lambda: len(self._rows) >= limits.batch_rows or self._ends is not None, limits.gather_s
-                )
-            size = min(len(self._rows), limits.batch_rows)
-            batch = [self._rows.popleft() for _ in range(size)]
+            self._changed.wait_for(lambda: self._rows or self._items or self._ends is not None, until_clean_s)
+            if self._rows or self._items:
+                self._changed.wait_for(lambda: self._is_full() or self._ends is not None, limits.gather_s)
+            batch = [
+                queue.popleft()
+                for queue, size in ((self._rows, limits.batch_rows), (self._items, limits.batch_items))
+                for _ in range(min(len(queue), size))
+            ]
             self._in_work = batch
             return batch
 
@@ -290,23 +306,20 @@ class Writer:
 
     def _count(self, batch: Sequence[_Entry], outcome: str) -> None:
         with self._changed:
-            for sink, items in _by_sink(batch):
-                self._ended[sink.name, outcome] += len(items)
+            for entry in batch:
+                self._ended[entry[0].name, outcome] += _rows_in(entry)
             self._in_work = self._in_work[len(batch) :]
 
     def _drop(self, entry: _Entry) -> None:
-        self._ended[entry[0].name, _DROPPED] += 1
+        self._ended[entry[0].name, _DROPPED] += _rows_in(entry)
 
     def _wait_out(self, error: Exception, pause_s: float) -> bool:
         """Put the rows back and wait; False where there is no time left to try again."""
         reason = str(explain(error))
         with self._changed:
             self._failures += 1
-            left, self._in_work = self._in_work, ()
-            self._rows.extendleft(reversed(left))
-            while len(self._rows) > self._limits.max_rows:
-                self._drop(self._rows.popleft())
-            waiting = len(self._rows)
+            self._put_back()
+            waiting = self._waiting()
             is_news, self._down = self._down is None, reason
             self._clean_at = max(self._clean_at, time.monotonic() + pause_s)
         if is_news:
@@ -323,6 +336,15 @@ class Writer:
                 return False
             self._changed.wait(min(left_s, self._limits.retry_s))
             return True
+
+    def _put_back(self) -> None:
+        """What was in work, as the oldest that there is."""
+        left, self._in_work = self._in_work, ()
+        for entry in reversed(left):
+            (self._rows if isinstance(entry[0], Table) else self._items).appendleft(entry)
+        for queue, limit in ((self._rows, self._limits.max_rows), (self._items, self._limits.max_items)):
+            while len(queue) > limit:
+                self._drop(queue.popleft())
 
     def _is_up(self) -> None:
         if self._down is not None:

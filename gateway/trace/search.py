@@ -73,15 +73,23 @@ class Search:
         Raises:
             ParseError: one of them is none of this release's.
         """
-        if not all(_has_any(text, marks) for marks in self._marks):
+        if not self._may_be_in(text):
             return
-        lines = list(enumerate(text.split("\n"), last_key - text.count("\n")))
-        for marks in self._marks:
-            lines = [each for each in lines if _has_any(each[1], marks)]
+        first_key = last_key - text.count("\n")
+        lines = [each for each in enumerate(text.split("\n"), first_key) if self._may_be_in(each[1])]
         for key, line_text in reversed(lines) if newest_first else lines:
             line = read_line(line_text)
             if all(demand.holds(line) for demand in self._demands):
                 yield TraceLine.of(line, key)
+
+    def _may_be_in(self, text: str) -> bool:
+        for marks in self._marks:
+            for mark in marks:
+                if mark in text:
+                    break
+            else:
+                return False
+        return True
 
     def _demands_of(self, wanted: TraceFilter) -> Iterator[_Demand]:
         for word in wanted.words:
@@ -178,7 +186,3 @@ def _recipient(addresses: _Addresses) -> _Demand:
 
 def _mark(text: str) -> str:
     return encode(mend(text)).decode()
-
-
-def _has_any(text: str, marks: tuple[str, ...]) -> bool:
-    return any(mark in text for mark in marks)

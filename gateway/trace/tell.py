@@ -1,11 +1,12 @@
 """From what the engine and a listener know of a transaction to its trace; the one place where traces are made.
 
-It runs once for each message, so it copies little: results, replies and the session go in as they are.
+It copies little: results, replies and the session go in as they are.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -16,6 +17,7 @@ from gateway.mail.author import Author, NoAuthor
 from gateway.mail.envelope import Envelope, Recipient
 from gateway.mail.reply import Reply
 from gateway.trace.addresses import AddressHider
+from gateway.trace.batch import Batch, Written
 from gateway.trace.model import NO_EVIDENCE, Addressee, Attempt, Heard, Trace
 from gateway.verdict import Inquiry, Stage, Verdict
 
@@ -63,21 +65,34 @@ class Tracer:
     """Takes stories from every listener, on any thread.
 
     Args:
-        keep: takes the trace; must not block.
+        keep: takes a batch with its first trace in it, to which others are added later; must not block.
         hider: where addresses are kept hashed.
     """
 
-    def __init__(self, keep: Callable[[Trace], None], hider: AddressHider | None = None) -> None:
+    def __init__(self, keep: Callable[[Batch], None], hider: AddressHider | None = None) -> None:
         self._keep = keep
         self._hider = hider
+        self._batch: Batch | None = None
 
     def tell(self, story: Story) -> None:
-        """Keep it. Never raises: no mail is lost for a trace."""
+        """Keep it. Nothing of it may be changed from now on: it is written down later. Never raises."""
+        write = partial(self._write, story)
+        try:
+            if self._batch is None or not self._batch.add(write):
+                batch = Batch()
+                batch.add(write)
+                self._batch = batch
+                self._keep(batch)
+        except Exception:  # noqa: BLE001 - no mail is lost for a trace
+            _log.exception("trace.failed", id=story.envelope.id)
+
+    def _write(self, story: Story) -> Written | None:
         try:
             trace = _trace(story)
-            self._keep(trace if self._hider is None else _hidden(trace, self._hider))
-        except Exception:  # noqa: BLE001 - a bug here costs this trace, and nothing else
+            return Written.of(trace if self._hider is None else _hidden(trace, self._hider))
+        except Exception:  # noqa: BLE001 - a bug here costs this trace, and no other
             _log.exception("trace.failed", id=story.envelope.id)
+            return None
 
 
 def _trace(story: Story) -> Trace:

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
 from gateway.cli.app import app
@@ -20,7 +22,8 @@ from gateway.policy.facts import KEYS, Case
 from gateway.policy.partial import Decided, decide_for_each
 from gateway.policy.shadow import judge_again
 from gateway.store.engine import open_engine
-from gateway.store.traces import Kept, Ring, TraceRing
+from gateway.store.tables import TRACE_DOCUMENTS
+from gateway.store.traces import Ring, TraceRing
 from gateway.trace.addresses import AddressHider
 from gateway.trace.document import read_document, write_document
 from gateway.trace.model import Addressee, Trace
@@ -29,7 +32,7 @@ from gateway.verdict import Disposition, Stage
 from tests.corpus import AUTHSERV_ID, NOW, TRUSTED_SEALERS, load_cases, world
 from tests.policy.test_shadow import RULES, case
 from tests.store.databases import sqlite_url
-from tests.trace.samples import AT, trace
+from tests.trace.samples import AT, Told, batches, trace
 
 CASES = load_cases()
 OK = Reply.of(250, "2.1.5", "Ok")
@@ -53,8 +56,8 @@ async def judged_all(rules: str) -> list[Judged]:
 
 def kept(judged: Judged, hider: AddressHider | None = None) -> Trace:
     """Its trace, as the store gives it back."""
-    told: list[Trace] = []
-    Tracer(told.append, hider).tell(
+    told = Told()
+    Tracer(told.keep, hider).tell(
         Story(
             envelope=judged.envelope,
             stage=Stage.MESSAGE,
@@ -65,7 +68,7 @@ def kept(judged: Judged, hider: AddressHider | None = None) -> Trace:
             size=len(judged.message),
         )
     )
-    return read_document(write_document(told[0]))
+    return told[0]
 
 
 def case_of(judged: Judged) -> Case:
@@ -92,7 +95,7 @@ class Site:
     def write(self, *traces: Trace) -> None:
         engine = open_engine(self.url)
         with engine.begin() as connection:
-            TraceRing(Ring()).write(connection, [Kept.of(each) for each in traces])
+            TraceRing(Ring()).write(connection, batches(traces))
         engine.dispose()
 
     def replay(self, *more: str | Path) -> Result:
@@ -248,7 +251,7 @@ def test_a_trace_of_another_release_is_counted(tmp_path: Path) -> None:
     site.write(ACCEPTED)
     engine = open_engine(site.url)
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE trace_documents SET documents = '{}'")
+        connection.execute(update(TRACE_DOCUMENTS).values(documents=zlib.compress(b"{}")))
     engine.dispose()
     result = site.replay("--rules", "strict", "--json")
     assert (json.loads(result.stdout)["broken_lines"], json.loads(result.stdout)["messages"]) == (1, 0)

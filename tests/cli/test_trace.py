@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,18 +13,20 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
 from gateway.mail.reply import Reply
 from gateway.store.engine import open_engine
-from gateway.store.traces import Kept, Ring, TraceRing
+from gateway.store.tables import TRACE_DOCUMENTS
+from gateway.store.traces import Ring, TraceRing
 from gateway.trace.addresses import AddressHider
 from gateway.trace.document import write_document
 from gateway.trace.model import Addressee, Trace
 from gateway.verdict import Disposition, Stage
 from tests.store.databases import sqlite_url
-from tests.trace.samples import EVERYTHING, SESSION, trace
+from tests.trace.samples import EVERYTHING, SESSION, batches, trace
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -42,7 +45,7 @@ class Site:
     def write(self, *traces: Trace) -> None:
         engine = open_engine(self.url)
         with engine.begin() as connection:
-            TraceRing(Ring()).write(connection, [Kept.of(each) for each in traces])
+            TraceRing(Ring()).write(connection, batches(traces))
         engine.dispose()
 
     def ask(self, *arguments: str, status: int = 0) -> str:
@@ -186,7 +189,8 @@ def test_a_trace_of_another_release_is_shown_as_it_is(tmp_path: Path) -> None:
     site.write(trace("old.1"))
     engine = open_engine(site.url)
     with engine.begin() as connection:
-        connection.exec_driver_sql('UPDATE trace_documents SET documents = \'{"stage": "elsewhere"}\'')
+        document = b'{"stage": "elsewhere"}'
+        connection.execute(update(TRACE_DOCUMENTS).values(documents=zlib.compress(document)))
     engine.dispose()
     assert '{"stage": "elsewhere"}' in site.ask("old.1")
 

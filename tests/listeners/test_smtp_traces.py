@@ -8,11 +8,11 @@ import pytest
 from gateway.mail.envelope import Envelope
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
-from gateway.trace.model import Trace
 from gateway.trace.tell import Tracer
 from gateway.verdict import Disposition, Stage, Verdict
 from tests.listeners.proxy import ACCEPT, Bed, Client, Config, FakeJudge, open_bed, settle
 from tests.smtp.downstream import CLOSE, FakeDownstream
+from tests.trace.samples import Told
 
 REFUSED = Verdict(disposition=Disposition.REJECT, rule="no", reply=Reply.of(550, "5.7.1", "no"))
 
@@ -34,12 +34,12 @@ class Screening(FakeJudge):
 @asynccontextmanager
 async def traced(
     stage: Stage | None = None, *, config: Config | None = None, says: Mapping[str, bytes] | None = None
-) -> AsyncIterator[tuple[Client, list[Trace], Bed]]:
+) -> AsyncIterator[tuple[Client, Told, Bed]]:
     """A session that has said EHLO; `says` is what downstream says at each step, every time."""
     downstream = FakeDownstream(at={(step, 0): said for step, said in (says or {}).items()})
-    kept: list[Trace] = []
+    kept = Told()
     async with open_bed(config, downstream=downstream, judge=Screening(stage)) as bed:
-        bed.listener.tracer = Tracer(kept.append)
+        bed.listener.tracer = Tracer(kept.keep)
         client = await bed.connect()
         await client.reply()
         await client.ask("EHLO client.example")

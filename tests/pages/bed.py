@@ -42,10 +42,10 @@ from gateway.pages import Access, Site, Sources
 from gateway.pages.examinations import Examinations
 from gateway.pages.site import Process
 from gateway.store.engine import open_engine, open_to_read
-from gateway.store.traces import DEFAULT_RING, Kept, TraceRing, Traces
+from gateway.store.traces import DEFAULT_RING, TraceRing, Traces
 from gateway.trace.model import Addressee, Heard, Trace
 from gateway.verdict import Disposition, RuleTried, Stage
-from tests.trace.samples import EVERYTHING, SESSION, trace
+from tests.trace.samples import EVERYTHING, SESSION, batches, trace
 
 REFUSED = "0f1e2d3c4b5a.1"
 ACCEPTED = "0f1e2d3c4b5a.2"
@@ -238,7 +238,7 @@ def write(database: str, traces: Sequence[Trace]) -> None:
     engine = open_engine(database)
     if traces:
         with engine.begin() as connection:
-            TraceRing(DEFAULT_RING).write(connection, [Kept.of(each) for each in traces])
+            TraceRing(DEFAULT_RING).write(connection, batches(traces))
     engine.dispose()
 
 

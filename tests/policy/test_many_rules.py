@@ -86,6 +86,6 @@ def test_of_thousands_of_rules_only_those_about_this_sender_are_tried() -> None:
     tried = [each.rule.id for each in loaded._indexes[Stage.MESSAGE].candidates(facts)]
     assert tried == ["r777", "rest"]
     facts |= {"mail_from": KEYS["mail_from"].kind.parse_fact("ann@d1000.test")}
-    rule, told = loaded.decide_and_tell(Stage.MESSAGE, facts)
-    assert rule is not None
-    assert (rule.id, told) == ("rest", ())
+    choice = loaded.tell_facts(Stage.MESSAGE, facts)
+    assert choice.rule is not None
+    assert (choice.rule.id, choice.tried, choice.facts) == ("rest", (), {})

@@ -19,14 +19,15 @@ from gateway.mail.reply import Reply
 from gateway.store import Store, StoreError
 from gateway.store import traces as module
 from gateway.store.engine import open_engine, open_to_read
-from gateway.store.traces import MAX_TOGETHER, Kept, Ring, TraceRing, Traces
+from gateway.store.traces import Ring, TraceRing, Traces
 from gateway.store.writer import Writer, WriterLimits
 from gateway.trace.addresses import AddressHider
+from gateway.trace.batch import TOGETHER, Written
 from gateway.trace.model import Addressee, Trace
 from gateway.trace.search import EVERYTHING, TraceFilter
 from gateway.verdict import Disposition
-from tests.store.databases import TIMEOUT_S, database, postgresql, sqlite_url, until
-from tests.trace.samples import SESSION, trace
+from tests.store.databases import TIMEOUT_S, database, postgresql, session, sqlite_url, until
+from tests.trace.samples import SESSION, batches, trace
 
 __all__ = ["database", "postgresql"]
 
@@ -47,7 +48,7 @@ def now() -> datetime:
 
 def write(engine: Engine, *traces: Trace, ring: Ring = Ring()) -> None:  # noqa: B008 - a frozen value
     with engine.begin() as connection:
-        TraceRing(ring).write(connection, [Kept.of(each) for each in traces])
+        TraceRing(ring).write(connection, batches(traces))
 
 
 def ids(engine: Engine) -> list[str]:
@@ -197,16 +198,16 @@ def test_a_ring_of_rows_of_one_makes_room_for_many_at_once_and_the_other_way_rou
     assert ids(engine) == names(range(609, 309, -1))
     for n in range(610, 900):
         write(engine, trace(f"id{n}"), ring=ring)
-        assert 300 <= len(ids(engine)) < 300 + MAX_TOGETHER
+        assert 300 <= len(ids(engine)) < 300 + TOGETHER
 
 
 def test_many_that_are_written_at_once_make_rows_of_a_bounded_size(engine: Engine) -> None:
     write(engine, trace("before"))
-    write(engine, *map(trace, names(range(MAX_TOGETHER + 1))))
+    write(engine, *map(trace, names(range(TOGETHER + 1))))
     traces = Traces(engine)
     found = traces.find(limit=1_000)
-    assert [line.id for line in found] == [*names(reversed(range(MAX_TOGETHER + 1))), "before"]
-    assert [line.key for line in found] == list(range(MAX_TOGETHER + 2, 0, -1))
+    assert [line.id for line in found] == [*names(reversed(range(TOGETHER + 1))), "before"]
+    assert [line.key for line in found] == list(range(TOGETHER + 2, 0, -1))
     assert [line.id for line in traces.find(before=found[1].key, limit=1)] == [found[2].id]
     for line in (found[0], found[1], found[-2], found[-1]):
         whole = traces.get(line.key)
@@ -214,7 +215,7 @@ def test_many_that_are_written_at_once_make_rows_of_a_bounded_size(engine: Engin
         assert whole.id == line.id
     with engine.connect() as connection:
         assert connection.execute(text("SELECT key FROM traces ORDER BY key")).scalars().all() == [
-            1, 1 + MAX_TOGETHER, 2 + MAX_TOGETHER,
+            1, 1 + TOGETHER, 2 + TOGETHER,
         ]  # fmt: skip
 
 
@@ -257,13 +258,13 @@ def test_keys_are_never_given_twice_even_where_all_are_gone(engine: Engine) -> N
 WRITE = """
 import sys
 from gateway.store.engine import open_engine
-from gateway.store.traces import Kept, Ring, TraceRing
-from tests.trace.samples import trace
+from gateway.store.traces import Ring, TraceRing
+from tests.trace.samples import batches, trace
 engine = open_engine(sys.argv[1])
 sys.stdin.readline()
 for n in range(20):
     with engine.begin() as connection:
-        TraceRing(Ring()).write(connection, [Kept.of(trace(f"{sys.argv[2]}.{n}.{m}")) for m in range(5)])
+        TraceRing(Ring()).write(connection, batches([trace(f"{sys.argv[2]}.{n}.{m}") for m in range(5)]))
 """
 
 
@@ -322,7 +323,7 @@ def test_hashed_addresses_are_found_by_whoever_has_the_key(engine: Engine) -> No
 
 async def test_a_store_keeps_and_finds(database: str) -> None:
     store = Store.open(database, limits=QUICK)
-    store.keep(trace("kept", answered=now()))
+    store.keep(*batches([trace("kept", answered=now())]))
     until(lambda: store.writer.counts.written == 1)
     assert [line.id for line in await store.read(store.traces.find)] == ["kept"]
     reader = open_to_read(database)
@@ -332,15 +333,36 @@ async def test_a_store_keeps_and_finds(database: str) -> None:
     reader.dispose()
 
 
-async def test_traces_give_way_to_rows_that_matter_more(tmp_path: Path) -> None:
-    store = Store.open(
-        sqlite_url(tmp_path / "gateway.db"), limits=WriterLimits(max_rows=20, max_items=10, gather_s=60.0)
-    )
-    for n in range(100):
-        store.keep(trace(f"id{n}"))
-    assert store.writer.counts.waiting <= 10
-    assert store.writer.counts.dropped >= 90
-    await store.close(TIMEOUT_S)
+async def test_too_many_traces_push_out_the_oldest_of_them_and_no_row_that_matters_more(
+    tmp_path: Path,
+) -> None:
+    limits = WriterLimits(max_rows=5, max_items=4, batch_items=10, gather_s=60.0)
+    store = Store.open(sqlite_url(tmp_path / "gateway.db"), limits=limits)
+    for _ in range(5):
+        store.record(session())
+    for batch in batches(map(trace, names(range(10 * TOGETHER)))):
+        store.keep(batch)
+    assert store.writer.ended == {("traces", "dropped"): 6 * TOGETHER}
+    assert store.writer.counts.waiting == 5 + 4 * TOGETHER
+    assert await store.close(TIMEOUT_S)
+    assert store.writer.ended[("tls_results", "written")] == 5
+    engine = open_to_read(sqlite_url(tmp_path / "gateway.db"))
+    assert ids(engine) == names(reversed(range(6 * TOGETHER, 10 * TOGETHER)))
+    engine.dispose()
+
+
+async def test_what_is_told_while_a_batch_waits_is_written_with_it(tmp_path: Path) -> None:
+    store = Store.open(sqlite_url(tmp_path / "gateway.db"), limits=WriterLimits(gather_s=60.0))
+    (batch,) = batches([trace("first")])
+    store.keep(batch)
+    assert batch.add(lambda: Written.of(trace("second")))
+    assert store.writer.counts.waiting == 2
+    assert await store.close(TIMEOUT_S)
+    assert not batch.add(lambda: Written.of(trace("too late")))
+    assert store.writer.ended == {("traces", "written"): 2}
+    engine = open_to_read(sqlite_url(tmp_path / "gateway.db"))
+    assert ids(engine) == ["second", "first"]
+    engine.dispose()
 
 
 def test_looking_makes_no_store(tmp_path: Path) -> None:
@@ -367,7 +389,7 @@ def test_an_old_store_says_what_to_do(tmp_path: Path) -> None:
 def test_reading_does_not_wait_for_the_writer(database: str, engine: Engine) -> None:
     write(engine, trace("there"))
     with engine.begin() as connection:
-        TraceRing(Ring()).write(connection, [Kept.of(trace("not yet"))])
+        TraceRing(Ring()).write(connection, batches([trace("not yet")]))
         found = asyncio.run(asyncio.wait_for(asyncio.to_thread(Traces(engine).find), TIMEOUT_S))
     assert [line.id for line in found] == ["there"]
 

@@ -1,7 +1,10 @@
 """Traces made by hand, for the tests of their documents, of the store, the command line and the pages."""
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
+from typing import overload
 
 from gateway.auth.arc.sets import ChainValidation
 from gateway.auth.results import MadeSignature, Signing
@@ -9,6 +12,8 @@ from gateway.dns.budget import DnsQuestion
 from gateway.dns.resolver import RecordType
 from gateway.mail.envelope import Listener, Session, Tls
 from gateway.mail.reply import Reply
+from gateway.trace.batch import TOGETHER, Batch, Written
+from gateway.trace.document import read_document
 from gateway.trace.model import Addressee, Attempt, Heard, Trace
 from gateway.verdict import Disposition, RuleTried, Shadow, Stage
 from tests.ops.evidence import FORGED
@@ -89,3 +94,39 @@ EVERYTHING = trace(
     ),
 )
 """Every field has something in it."""
+
+
+def batches(traces: Iterable[Trace]) -> list[Batch]:
+    """As a tracer hands them on."""
+    found: list[Batch] = []
+    for each in traces:
+        write = partial(Written.of, each)
+        if not found or not found[-1].add(write):
+            found.append(Batch())
+            assert found[-1].add(write)
+    assert all(len(each) <= TOGETHER for each in found)
+    return found
+
+
+class Told(Sequence[Trace]):
+    """What a tracer has told so far: `Tracer(told.keep)`."""
+
+    def __init__(self) -> None:
+        self._batches: list[Batch] = []
+
+    def keep(self, batch: Batch) -> None:
+        self._batches.append(batch)
+
+    def _traces(self) -> list[Trace]:
+        blocks = [block for batch in self._batches if (block := batch.block()) is not None]
+        return [read_document(document) for block in blocks for document in block.documents.splitlines()]
+
+    @overload
+    def __getitem__(self, at: int) -> Trace: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Trace]: ...
+    def __getitem__(self, at: int | slice) -> Trace | list[Trace]:
+        return self._traces()[at]
+
+    def __len__(self) -> int:
+        return len(self._traces())

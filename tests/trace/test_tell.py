@@ -1,5 +1,6 @@
 """From the engine's verdict and a listener's account to a trace: all that was asked and answered, and no more than that."""
 
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,12 +15,14 @@ from gateway.mail.message import Message
 from gateway.mail.reply import Reply
 from gateway.policy import load_rules, parse_rules
 from gateway.trace.addresses import AddressHider
+from gateway.trace.batch import TOGETHER, Batch
 from gateway.trace.document import read_document, write_document
 from gateway.trace.model import Heard, Trace
 from gateway.trace.tell import MAX_RECIPIENTS, Story, Tracer
 from gateway.verdict import Disposition, RuleTried, Stage, Verdict
 from tests.corpus import AUTHSERV_ID, NOW, TRUSTED_SEALERS, CorpusCase, load_cases, world
 from tests.ops.evidence import FORGED, REJECTED, envelope
+from tests.trace.samples import Told
 
 CASES = {case.name: case for case in load_cases()}
 BOB = Recipient(mailbox=parse_mailbox("bob@example.net"))
@@ -40,8 +43,8 @@ def make_engine(rules: str = "default") -> Engine:
 
 
 def told(story: Story, hider: AddressHider | None = None) -> Trace:
-    kept: list[Trace] = []
-    Tracer(kept.append, hider).tell(story)
+    kept = Told()
+    Tracer(kept.keep, hider).tell(story)
     (trace,) = kept
     assert read_document(write_document(trace)) == trace
     return trace
@@ -106,6 +109,14 @@ async def test_the_rules_that_were_tried_are_those_before_the_one_that_was_taken
     at = [rule.id for rule in rules].index(verdict.rule)
     assert [step.rule for step in trace.tried] == [rule.id for rule in rules[:at]]
     assert set(trace.facts) == {step.key for step in trace.tried}
+
+
+async def test_what_is_remembered_of_rules_is_told_of_no_message_that_differs() -> None:
+    shared = make_engine()
+    for case in (*CASES.values(), *reversed(CASES.values())):
+        alone, _ = await traced(case)
+        again, _ = await traced(case, shared)
+        assert (again.rule, again.tried, again.facts) == (alone.rule, alone.tried, alone.facts), case.name
 
 
 async def test_a_rule_says_which_of_its_conditions_was_not_met() -> None:
@@ -199,12 +210,59 @@ def test_recipients_are_counted_beyond_what_is_kept() -> None:
     assert trace.more_recipients == 25
 
 
-def test_a_fault_here_costs_no_mail(capsys: pytest.CaptureFixture[str]) -> None:
-    def broken(_trace: Trace) -> None:
+def test_a_fault_in_keeping_costs_no_mail(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_batch: Batch) -> None:
         raise RuntimeError("the disk burns")
 
     Tracer(broken).tell(story())
     assert "the disk burns" in capsys.readouterr().out
+
+
+def test_a_trace_that_cannot_be_written_costs_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(AddressHider):
+        def address(self, text: str) -> str:
+            if text == "broken@example.com":
+                raise RuntimeError("the key is gone")
+            return text
+
+    kept = Told()
+    tracer = Tracer(kept.keep, Broken(b"key"))
+    for sender in ("ann@example.com", "broken@example.com", "carol@example.com"):
+        mail_from = parse_mailbox(sender)
+        tracer.tell(story(envelope=replace(story().envelope, mail_from=mail_from)))
+    assert [trace.mail_from for trace in kept] == ["ann@example.com", "carol@example.com"]
+    assert "the key is gone" in capsys.readouterr().out
+
+
+def test_stories_are_written_when_there_are_enough_of_them_or_when_they_are_asked_for() -> None:
+    given: list[Batch] = []
+    tracer = Tracer(given.append)
+    for _ in range(TOGETHER + 3):
+        tracer.tell(story())
+    assert [len(batch) for batch in given] == [TOGETHER, 3]
+    assert [block.count for batch in given if (block := batch.block())] == [TOGETHER, 3]
+    tracer.tell(story())
+    assert [len(batch) for batch in given] == [TOGETHER, 3, 1]
+
+
+def test_of_several_threads_no_story_is_lost_and_none_told_twice() -> None:
+    given: list[Batch] = []
+    tracer = Tracer(given.append)
+    envelope = story().envelope
+
+    def tell(thread: int) -> None:
+        for n in range(200):
+            tracer.tell(story(envelope=replace(envelope, id=f"{thread}.{n}")))
+
+    threads = [threading.Thread(target=tell, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        for batch in given:  # as the writer does
+            batch.block()
+    blocks = [block for batch in given if (block := batch.block())]
+    documents = [read_document(document) for block in blocks for document in block.documents.splitlines()]
+    assert sorted(trace.id for trace in documents) == sorted(f"{t}.{n}" for t in range(4) for n in range(200))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
