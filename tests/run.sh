@@ -4,19 +4,26 @@
 #   sh tests/run.sh                 everything: ruff, mypy, pytest with real servers
 #   sh tests/run.sh tests/smtp -x   these arguments go to pytest instead; linters are left out
 #   sh tests/run.sh --bench         the benches (minutes; figures go to the terminal)
+#   PYTHON=/usr/bin/python3 sh tests/run.sh …   with that interpreter, in a virtual environment for its version
 set -eu
 cd "$(dirname "$0")/.."
 
 say() { printf '%s\n' "$*" >&2; }
 
 python=""
-for candidate in python3 python3.13 python3.12 python3.11; do
+for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=$candidate
         break
     fi
 done
-[ -n "$python" ] || { say "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 1; }
+[ -n "$python" ] || {
+    [ -z "${PYTHON:-}" ] || { say "PYTHON=$PYTHON is no Python 3.11 or newer"; exit 1; }
+    say "Python 3.11 or newer is needed: apt-get install python3 python3-venv"
+    exit 1
+}
+venv=.tests-venv
+[ -z "${PYTHON:-}" ] || venv=$venv-$("$python" -c 'import platform; print(platform.python_version())')
 
 # command:package, and files for what has no command
 wanted="postfix:postfix smtp-sink:postfix knotd:knot keymgr:knot unbound:unbound swaks:swaks dovecot:dovecot-core
@@ -47,7 +54,6 @@ if [ -n "$missing" ]; then
         { say "apt-get could not install:$missing"; exit 1; }
 fi
 
-venv=.tests-venv
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/pip" install -q -e '.[dev,demo,milter]' ||
     { say "pip could not install the project: see above. libmilter-dev and a C compiler are needed for pymilter."; exit 1; }

@@ -147,12 +147,14 @@ class Member:
         except _GONE:
             return
         finally:
-            with suppress(*_GONE, TimeoutError):
-                writer.write(self._answer())
-                writer.close()
-                async with asyncio.timeout(ANSWER_S):  # nobody may be there to read it
-                    await writer.wait_closed()
-            writer.transport.abort()
+            try:
+                with suppress(*_GONE, TimeoutError):
+                    writer.write(self._answer())
+                    writer.close()
+                    async with asyncio.timeout(ANSWER_S):  # nobody may be there to read it
+                        await writer.wait_closed()
+            finally:  # in a task that is being cancelled, Python 3.11.2 says CancelledError of a timeout
+                writer.transport.abort()
 
     def _answer(self) -> bytes:
         answer: Answer = {

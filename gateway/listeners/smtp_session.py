@@ -380,7 +380,11 @@ class SmtpSession(asyncio.Protocol):
     def _close(self, end: SessionEnd) -> None:
         self._end = self._end or end
         self._since = time.monotonic()
-        if self._transport:
+        self._close_transport()
+
+    def _close_transport(self) -> None:
+        # Once: asyncio's TLS transport of Python 3.11.2, closed twice, could not be cut any more.
+        if self._transport and not self._transport.is_closing():
             self._transport.close()
 
     def _regulate(self) -> None:
@@ -486,8 +490,7 @@ class SmtpSession(asyncio.Protocol):
             self._feed(self._core.abort)
         else:
             self._call_off()
-        if self._transport:
-            self._transport.close()
+        self._close_transport()
 
     def _call_off(self) -> None:
         """There is no session yet: no handshake is waited for."""

@@ -184,7 +184,7 @@ class HttpsFetcher:
 
 
 def _refuse_head(response: aiohttp.ClientResponse) -> FetchFailure | None:
-    """RFC 8461 §3.3: 200 and nothing else, no redirect, and media type text/plain (§3.2)."""
+    """RFC 8461 §3.3: 200 and nothing else, no redirect, and media type text/plain (§3.2), with its end marked."""
     if 300 <= response.status < 400:  # noqa: PLR2004  # RFC 9110 §15.4
         location = response.headers.get("Location", "nowhere")
         return FetchFailure(
@@ -196,6 +196,15 @@ def _refuse_head(response: aiohttp.ClientResponse) -> FetchFailure | None:
     if response.content_type != "text/plain" or encoding.lower() != "identity":
         detail = f"{response.content_type[:100]}, content encoding {encoding[:40]}"
         return FetchFailure(problem=TlsProblem.STS_FETCH_TYPE, detail=detail)
+    if (
+        "Content-Length" not in response.headers
+        and response.headers.get("Transfer-Encoding", "").lower() != "chunked"
+    ):
+        # RFC 9112 §9.8: whoever is on the way can cut it short, to a `max_age` of seconds, and asyncio does not tell us.
+        return FetchFailure(
+            problem=TlsProblem.STS_FETCH_CONNECT,
+            detail="neither Content-Length nor chunks: a policy that was cut off could not be told from a whole one",
+        )
     return None
 
 

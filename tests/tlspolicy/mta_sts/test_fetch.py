@@ -241,6 +241,46 @@ async def test_a_port_without_tls(ca_file: Path, answer: bytes) -> None:
     assert found.problem is TlsProblem.STS_FETCH_CONNECT
 
 
+@contextlib.asynccontextmanager
+async def raw(answer: bytes, certificate: trustme.LeafCert) -> AsyncIterator[int]:
+    """Says this over TLS and hangs up; its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with listener:
+        yield listener.sockets[0].getsockname()[1]
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+CHUNK = b"%x\r\n%b\r\n" % (len(GOOD), GOOD)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_whole"),
+    [
+        (b"Content-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD), True),
+        (b"Transfer-Encoding: Chunked\r\n\r\n%b0\r\n\r\n" % CHUNK, True),
+        (b"Content-Length: %d\r\n\r\n%b" % (len(GOOD) + 1, GOOD), False),
+        (b"Transfer-Encoding: chunked\r\n\r\n%b" % CHUNK, False),
+        (b"\r\n" + GOOD, False),  # perhaps the whole, perhaps `max_age: 864000` cut short
+    ],
+)
+async def test_a_policy_that_may_have_been_cut_short_is_none(
+    authority: trustme.CA, ca_file: Path, answer: bytes, *, is_whole: bool
+) -> None:
+    async with raw(HEAD + answer, authority.issue_cert(*NAMES)) as port:
+        found = await fetch(port, ca_file)
+    assert (found.problem if isinstance(found, FetchFailure) else None) is (
+        None if is_whole else TlsProblem.STS_FETCH_CONNECT
+    )
+
+
 async def test_a_closed_port_is_a_connection_that_failed(ca_file: Path) -> None:
     listener = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
