@@ -237,8 +237,10 @@ def open_gateway(
     resolver_port: int | None = None,
     cache_entries: int = 50_000,
     inbound: str = "",
+    milter: str = "",
     more: str = "",
 ) -> Iterator[Gateway]:
+    """A gateway with its doors open; `inbound` and `milter` are more keys of those sections, `more` is sections behind all."""
     directory = ground.below(name)
     smtp_port, outbound_port = free_port(), free_port()
     milter_socket = directory / "milter.sock"
@@ -250,7 +252,7 @@ def open_gateway(
     )
     doors = (
         f'[inbound]\nlisten = ["127.0.0.1:{smtp_port}"]\ndownstream = "127.0.0.1:{ground.sink_port}"\n{inbound}\n'
-        f'[milter]\nlisten = "unix:{milter_socket}"\nsocket_mode = 0o666\n'
+        f'[milter]\nlisten = "unix:{milter_socket}"\nsocket_mode = 0o666\n{milter}\n'
         f'[outbound]\nlisten = ["127.0.0.1:{outbound_port}"]\nclients = ["127.0.0.0/8"]\nown_addresses = []\n'
         f"remote_port = {ground.sink_port}\n[outbound_tls]\nmta_sts = false\ndane = false\n{more}"
     )

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,10 @@ def field() -> Iterator[Field]:
         inbound = f'tls_certificate = "{tls}"\ntls_key = "{tls}"\n'
         gateway = stack.enter_context(open_gateway(ground, "gateway", inbound=inbound))
         pair = stack.enter_context(open_gateway(ground, "gateway-2", workers=2))
+        by_library = []
+        if find_spec("milter"):  # the extra
+            ours = open_gateway(ground, "gateway-pymilter", milter='library = "pymilter"')
+            by_library.append(stack.enter_context(ours).stack("our milter, pymilter", Way.MILTER))
         rspamd = stack.enter_context(open_rspamd(ground, "rspamd milter", workers=1))
         rspamd_pair = stack.enter_context(open_rspamd(ground, "rspamd milter, 2 workers", workers=2))
         opendkim = stack.enter_context(open_opendkim(ground))
@@ -89,6 +94,7 @@ def field() -> Iterator[Field]:
                 pair.stack("our proxy, 2 workers", Way.SMTP),
                 gateway.relay("our relay"),
                 milter,
+                *by_library,
                 pair.stack("our milter, 2 workers", Way.MILTER),
                 rspamd,
                 rspamd_pair,
