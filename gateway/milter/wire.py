@@ -15,7 +15,7 @@ from gateway.milter.actions import Accept, Action, DeleteHeader, InsertHeader, Q
 
 VERSION: Final = 6
 MAX_PACKET_BYTES: Final = 1024 * 1024
-"""Postfix sends a body in pieces of 64 KB, and a header field whole: 100 KB, where its `header_size_limit` is not raised."""
+"""Postfix sends a body in pieces of 64 KB, and of a header field 60,000 bytes at most: libmilter takes no packet over 64 KB."""
 
 # What the mail server says.
 NEGOTIATE: Final = ord("O")

@@ -221,10 +221,7 @@ def test_a_taken_port_ends_the_start_with_a_remedy(served: Served, tmp_path: Pat
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("library", ["own", "pymilter"])
-def test_the_milter_is_shared(tmp_path: Path, library: str) -> None:
-    if library == "pymilter":
-        pytest.importorskip("milter", reason="pymilter is not installed")
+def serve_milter(tmp_path: Path, library: str = "own") -> Served:
     http_port = free_port()
     config = tmp_path / "gateway.toml"
     config.write_text(
@@ -240,7 +237,14 @@ listen = "unix:{tmp_path}/milter.sock"
 library = "{library}"
 """
     )
-    gateway = Served(config, 0, http_port)
+    return Served(config, 0, http_port)
+
+
+@pytest.mark.parametrize("library", ["own", "pymilter"])
+def test_the_milter_is_shared(tmp_path: Path, library: str) -> None:
+    if library == "pymilter":
+        pytest.importorskip("milter", reason="pymilter is not installed")
+    gateway = serve_milter(tmp_path, library)
     try:
         gateway.wait_for("worker.ready", 3)
         for _ in range(8):
@@ -261,6 +265,32 @@ library = "{library}"
         assert total(gateway.get("/metrics"), "gateway_messages_total") == 16
         assert gateway.stop() == 0
         assert not (tmp_path / "milter.sock").exists()
+    finally:
+        if gateway.process.poll() is None:
+            gateway.process.kill()
+
+
+def test_a_milters_connection_outlives_a_changed_config(tmp_path: Path) -> None:
+    gateway = serve_milter(tmp_path)
+    try:
+        gateway.wait_for("worker.ready", 3)
+        with RawClient(tmp_path / "milter.sock") as old:
+            old.connect()
+            old.helo()
+            config = gateway.config.read_text()
+            gateway.config.write_text(f'hostname = "other.example.net"\n{config}')
+            gateway.process.send_signal(signal.SIGHUP)
+            gateway.wait_for("worker.retiring", 2)
+            for _ in range(4):
+                with RawClient(tmp_path / "milter.sock") as new:
+                    new.connect()
+                    assert new.send(Mail()).last.command == "a"
+            gateway.wait_for("worker.ended")
+            assert old.send(Mail()).last.command == "a"
+            assert [one["event"] for one in gateway.events()].count("worker.ended") == 1
+            old.quit()
+        gateway.wait_for("worker.ended", 2)
+        assert gateway.stop() == 0
     finally:
         if gateway.process.poll() is None:
             gateway.process.kill()

@@ -201,6 +201,14 @@ def test_what_postfix_changes_is_what_it_delivers(site: Site, sent: bytes, seen:
     assert delivered.rstrip(b"\n").endswith(seen.replace(b"\r\n", b"\n").rstrip(b"\n"))
 
 
+def test_a_very_long_field_is_cut_by_postfix_and_delivered_so(site: Site) -> None:
+    """To 60,000 bytes, whatever its header_size_limit, where there is a milter: libmilter's packets have 64 KB."""
+    line, rest = b" " + b"x" * 900 + b"\r\n", b"From: <a@example.org>\r\n\r\n" + BODY
+    _, raw = site.judged(b"X-Long:" + line * 100 + rest)
+    assert raw == b"X-Long:" + line * 66 + rest
+    assert after_received(site.bed.wait_for_message("alice")).endswith(raw.replace(b"\r\n", b"\n"))
+
+
 @pytest.mark.parametrize("canonicalization", [b"simple/simple", b"relaxed/relaxed"])
 def test_a_signature_over_odd_fields_still_verifies(site: Site, canonicalization: bytes) -> None:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
