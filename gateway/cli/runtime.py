@@ -39,7 +39,7 @@ from gateway.ops.config.faults import ConfigError, shown
 from gateway.ops.config.files import all_signing_entries, seal_entry
 from gateway.ops.config.load import Loaded, load_config
 from gateway.ops.expiry import KeyWatch, certificate_end
-from gateway.ops.health import Health
+from gateway.ops.health import Health, Unwatched
 from gateway.ops.labels import OwnDomains
 from gateway.ops.log import judged_event
 from gateway.ops.process import LoopWatch
@@ -123,7 +123,7 @@ class Runtime:
         settings = inputs.settings
         self.settings: Final = settings
         self._worker: Final = worker
-        self.health: Final = Health(worker=str(worker.index))
+        self.health: Final = (Health if settings.http else Unwatched)(worker=str(worker.index))
         self.health.workers_configured(settings.workers)
         self.health.own_domains = OwnDomains(settings.local_domains)
         self._loop_watch: Final = LoopWatch(self.health.loop_was_late)

@@ -9,7 +9,9 @@ from typing import Final
 
 from gateway.dns.resolver import Trouble
 from gateway.dns.stub import DnsObservation
+from gateway.mail.envelope import Envelope, Listener
 from gateway.ops.metrics import Metrics
+from gateway.verdict import Answered, Verdict
 
 FAILURE_COUNTS_S: Final = 30.0
 DNS_FAILURES: Final = 10
@@ -62,3 +64,28 @@ class Health(Metrics):
         if self._dns_failures < DNS_FAILURES or self._now() - self._last_dns_failure > FAILURE_COUNTS_S:
             return True, "no failure lately"
         return False, f"{self._dns_failures} questions in a row without an answer"
+
+
+class Unwatched(Health):
+    """Where there is no `[http]`, nobody can ask, and what a message would be counted by costs it nothing."""
+
+    def session_opened(self, listener: Listener) -> None:
+        """Not counted; likewise below."""
+
+    def session_closed(self, listener: Listener, end: str) -> None:  # noqa: D102
+        pass
+
+    def command(self, listener: Listener, verb: str, code: int) -> None:  # noqa: D102
+        pass
+
+    def message(self, listener: Listener, answered: Answered) -> None:  # noqa: D102
+        pass
+
+    def downstream_reply(self, command: str, code: int, seconds: float) -> None:  # noqa: D102
+        pass
+
+    def judged(self, verdict: Verdict, envelope: Envelope) -> None:  # noqa: D102
+        pass
+
+    def dns(self, observation: DnsObservation) -> None:  # noqa: D102
+        pass

@@ -55,8 +55,6 @@ workers = {workers}
 [dns]
 servers = ["{resolver}"]
 cache_entries = {cache_entries}
-[http]
-listen = "127.0.0.1:{http_port}"
 """
 
 # Only the modules that are measured. A large text costs the same with all of Debian's own configuration: rspamd stems its words before any module.
@@ -239,8 +237,13 @@ def open_gateway(
     inbound: str = "",
     milter: str = "",
     more: str = "",
+    watched: bool = True,
 ) -> Iterator[Gateway]:
-    """A gateway with its doors open; `inbound` and `milter` are more keys of those sections, `more` is sections behind all."""
+    """A gateway with its doors open.
+
+    `inbound` and `milter` are more keys of those sections, `more` is sections behind all; `watched`: with metrics, which there are none
+    of without `[http]`.
+    """
     directory = ground.below(name)
     smtp_port, outbound_port = free_port(), free_port()
     milter_socket = directory / "milter.sock"
@@ -248,8 +251,9 @@ def open_gateway(
         workers=workers,
         resolver=f"127.0.0.1:{resolver_port or ground.resolver_port}",
         cache_entries=cache_entries,
-        http_port=free_port(),
     )
+    if watched:
+        head += f'[http]\nlisten = "127.0.0.1:{free_port()}"\n'
     doors = (
         f'[inbound]\nlisten = ["127.0.0.1:{smtp_port}"]\ndownstream = "127.0.0.1:{ground.sink_port}"\n{inbound}\n'
         f'[milter]\nlisten = "unix:{milter_socket}"\nsocket_mode = 0o666\n{milter}\n'

@@ -1,7 +1,7 @@
-"""What keeping a trace costs a message: two gateways in one run, alike but for `[trace] keep`.
+"""What watching costs a message: gateways in one run, alike but for metrics, traces and shadow rules.
 
-The ring is small, so that its lasting state is measured: for each row that comes one goes. Asserted is that the one kept traces and
-the other none; the figures go to the terminal and are told in docs/performance.md.
+The ring of traces is small, so that its lasting state is measured: for each that comes one goes. Asserted is that the ones that are to
+keep traces do, and the others none; the figures go to the terminal and are told in docs/performance.md.
 """
 
 import sys
@@ -25,7 +25,15 @@ ROUNDS = 3  # odd: the middle one counts
 MESSAGES = 2_000
 SESSIONS = {"many": 50, "one": 1}
 WAYS = {"proxy": Way.SMTP, "milter": Way.MILTER}
-STORE = '[store]\nurl = "sqlite:///{database}"\n[trace]\nkeep = {keep}\n'
+STORE = '[store]\nurl = "sqlite:///{database}"\n[trace]\nkeep = 3000\n'
+SHADOW = '[policy]\nshadow = "strict"\n'
+GATEWAYS = {  # metrics, traces, shadow
+    "bare": (False, False, False),
+    "metrics": (True, False, False),
+    "trace": (False, True, False),
+    "shadow": (False, False, True),
+    "all": (True, True, True),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +46,14 @@ def database(ground: Ground, name: str) -> Path:
     return ground.directory / f"{name}.db"
 
 
-def test_what_a_trace_costs(ground: Ground) -> None:
+def test_what_watching_costs(ground: Ground) -> None:
     corpora = {way: write_corpus(Corpus(), way, ground.directory / f"corpus.{way}") for way in WAYS.values()}
     with ExitStack() as stack:
         gateways: dict[str, Gateway] = {}
-        for name, keep in {"without": 0, "with": 3_000}.items():
-            store = STORE.format(database=database(ground, name), keep=keep)
-            gateways[name] = stack.enter_context(open_gateway(ground, name, more=store))
+        for name, (watched, traced, shadowed) in GATEWAYS.items():
+            more = SHADOW if shadowed else ""
+            more += STORE.format(database=database(ground, name)) if traced else ""
+            gateways[name] = stack.enter_context(open_gateway(ground, name, more=more, watched=watched))
         found: dict[tuple[str, str, str], list[Figures]] = {}
         for number in range(ROUNDS + 1):
             for sessions, per_session in SESSIONS.items():
@@ -61,24 +70,23 @@ def test_what_a_trace_costs(ground: Ground) -> None:
                         figures = measure(door, load)
                         if number:  # the first is to warm up
                             found.setdefault((kind, sessions, name), []).append(figures)
-    kept = {
-        name: len(Traces(open_to_read(f"sqlite:///{database(ground, name)}")).find(limit=MAX_PAGE))
-        for name in gateways
-    }
-    assert kept == {"without": 0, "with": MAX_PAGE}
+    for name, (_, traced, _) in GATEWAYS.items():
+        if traced:
+            traces = Traces(open_to_read(f"sqlite:///{database(ground, name)}"))
+            assert len(traces.find(limit=MAX_PAGE)) == MAX_PAGE
     sys.stdout.write(f"\n\n{table({key: Figures.middle(rounds) for key, rounds in found.items()})}\n")
 
 
 def table(figures: dict[tuple[str, str, str], Figures]) -> str:
     lines = [
-        "| way | sessions | without, µs | with, µs | a trace, µs | of the message |",
-        "|---|---|---|---|---|---|",
+        "| way | sessions | bare, µs | metrics | trace | shadow | all three | of the message |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for way in WAYS:
         for sessions in SESSIONS:
-            without, traced = (figures[way, sessions, name].whole * 1_000 for name in ("without", "with"))
-            cost = traced - without
-            lines.append(
-                f"| {way} | {sessions} | {without:.0f} | {traced:.0f} | {cost:.0f} | {cost / without:.1%} |"
-            )
+            whole = {name: figures[way, sessions, name].whole * 1_000 for name in GATEWAYS}
+            bare = whole["bare"]
+            costs = " | ".join(f"{whole[name] - bare:+.0f}" for name in GATEWAYS if name != "bare")
+            share = (whole["all"] - bare) / whole["all"]
+            lines.append(f"| {way} | {sessions} | {bare:.0f} | {costs} | {share:.1%} |")
     return "\n".join(lines)

@@ -3,7 +3,10 @@ from functools import partial
 from gateway.dns.resolver import RecordType
 from gateway.dns.stub import DnsObservation
 from gateway.listeners.http import Readiness
-from gateway.ops.health import DNS_FAILURES, FAILURE_COUNTS_S, Health
+from gateway.mail.envelope import Listener
+from gateway.ops.health import DNS_FAILURES, FAILURE_COUNTS_S, Health, Unwatched
+from gateway.verdict import Answered, Disposition
+from tests.ops.evidence import REJECTED, envelope
 
 
 class Clock:
@@ -71,3 +74,22 @@ def test_what_is_not_ready_in_one_process_is_not_ready_in_the_sum() -> None:
         assert f'gateway_ready{{check="downstream"}} {1.0 - failures}' in worker.exposition("")[0].decode()
         total.absorb(worker.snapshot(), alive=True)
     assert 'gateway_ready{check="downstream"} 0.0' in total.exposition("")[0].decode()
+
+
+def count_a_message(health: Health) -> set[str]:
+    """The metrics that show it."""
+    before = {metric.name: metric.dump() for metric in health.declared}
+    health.session_opened(Listener.INBOUND)
+    health.session_closed(Listener.INBOUND, "quit")
+    health.command(Listener.INBOUND, "MAIL", 250)
+    health.downstream_reply("mail", 250, 0.1)
+    ask(health, "answer")
+    health.judged(REJECTED, envelope())
+    answered = Answered(id="a", disposition=Disposition.ACCEPT, size=1, seconds=0.1, is_handed_on=True)
+    health.message(Listener.INBOUND, answered)
+    return {metric.name for metric in health.declared if metric.dump() != before[metric.name]}
+
+
+def test_where_nobody_can_ask_a_message_is_counted_by_nothing() -> None:
+    assert len(count_a_message(Health())) > 10
+    assert count_a_message(Unwatched()) == set()
