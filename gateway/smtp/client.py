@@ -266,8 +266,7 @@ class SmtpClient:
             case Step.GREETING:
                 self._say_ehlo()
             case Step.XCLIENT:
-                if Step.EHLO not in self._awaited:
-                    self._say_ehlo()
+                self._say_ehlo()
             case Step.EHLO:
                 self._greeted(reply)
             case _:  # RSET
@@ -298,9 +297,9 @@ class SmtpClient:
             raise DownstreamError(DownstreamFailure.REFUSED, "XCLIENT is no longer offered")
         self._identity = identity
         self._output.append(identity)
-        self._awaited.append(Step.XCLIENT)
-        if self.capabilities.pipelining:
-            self._say_ehlo()
+        self._awaited.append(
+            Step.XCLIENT
+        )  # alone: Postfix notes, and may refuse, what comes before its answer
 
     def _say_ehlo(self) -> None:
         """After XCLIENT in the client's own name, for servers that take the name from here and not from there."""

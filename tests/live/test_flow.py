@@ -285,6 +285,12 @@ def test_content_goes_to_postfix_in_one_chunk(world: World) -> None:
     assert not [line for line in replies if 'command="data"' in line]
 
 
+def test_postfix_finds_nothing_improper_in_our_manners(world: World) -> None:
+    assert world.by_proxy(CASES["honest-rsa"])[0] == 250
+    world.behind.wait_for_message("bob")
+    assert "improper command" not in world.behind.log()
+
+
 def test_strangers_cannot_relay(world: World) -> None:
     case = CASES["spoofed-none"]
     for recipient in (
