@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, cast
 
 import structlog
 
@@ -58,9 +58,14 @@ MACROS: Final = {
 MAX_WAITING_BYTES: Final = 256 * 1024
 """Sent ahead while a question is open; no mail server does. More stays in the kernel."""
 
+CONNECTIONS_A_SESSION: Final = 2
+"""So many times `max_sessions` may be connected: whoever is over `max_sessions` is told so for each message, and needs a place for it."""
+
 _BACKLOG: Final = 512
 _COMMANDS: Final = bytes((wire.CONNECT, wire.HELO, wire.MAIL, wire.RCPT, wire.END_OF_BODY))
-"""Those that macros come with, in their order: what was said for a later one goes when an earlier one comes again."""
+"""Those whose macros are read, in their order. Postfix sends some with each header field and each piece of the body, too."""
+
+_P = ParamSpec("_P")
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -112,6 +117,8 @@ class MilterListener:
         asks: Callable[[Stage], bool] = lambda _stage: True,
     ) -> None:
         self.timeout_s: Final = settings.timeout_s
+        self._max_connections: Final = CONNECTIONS_A_SESSION * settings.max_sessions
+        self._is_full = False
         self.connections: Final[set[MilterConnection]] = set()
         self._socket: Final = sock
         self._server: asyncio.Server | None = None
@@ -170,6 +177,25 @@ class MilterListener:
             self._server.close()
             self._server = None
 
+    def opened(self, connection: "MilterConnection") -> bool:
+        """The mail server connected; False where there are enough."""
+        if len(self.connections) >= self._max_connections:
+            if not self._is_full:
+                self._is_full = True
+                _log.error(
+                    "milter.full",
+                    connections=len(self.connections),
+                    note="mail is deferred; raise [milter] max_sessions",
+                )
+            return False
+        self.connections.add(connection)
+        return True
+
+    def closed(self, connection: "MilterConnection") -> None:
+        """A connection is over."""
+        self.connections.discard(connection)
+        self._is_full = False
+
 
 class MilterConnection(asyncio.Protocol):
     """One connection of the mail server: packets in, packets out, all that have come at once in one go.
@@ -190,7 +216,10 @@ class MilterConnection(asyncio.Protocol):
         self._waiting_bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._output: list[bytes] = []
+        self._is_paused = False
+        self._is_choked = False
         self._spared = Skip(0)
+        self._has_sender = False
         self._refused: Refuse | None = None  # what nobody waited for: said as soon as somebody does
         self._seen = 0.0
         self._clock: asyncio.TimerHandle | None = None
@@ -200,8 +229,10 @@ class MilterConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The mail server connected."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
-        self._listener.connections.add(self)
-        self._watch()
+        if self._listener.opened(self):
+            self._watch()
+        else:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """It said something."""
@@ -214,11 +245,20 @@ class MilterConnection(asyncio.Protocol):
             self._waiting.extend(packets)
             self._work()
         except ParseError as error:
-            _log.error("milter.not-understood", error=str(error)[:200], note="the connection is closed")
-            self.hang_up()
+            self._not_understood(error)
         except Exception:  # noqa: BLE001 - a bug: a traceback, and this connection only
             _log.exception("milter.failed")
             self.hang_up()
+
+    def pause_writing(self) -> None:
+        """It does not read what it is told: it is asked nothing more until it does."""
+        self._is_choked = True
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._is_choked = False
+        self._regulate()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is gone changes nothing
         """It is gone; a message under way was not answered, and its sender will try again."""
@@ -229,7 +269,7 @@ class MilterConnection(asyncio.Protocol):
         if task is not None:
             task.cancel()
         self._end_session()
-        self._listener.connections.discard(self)
+        self._listener.closed(self)
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -239,6 +279,10 @@ class MilterConnection(asyncio.Protocol):
         if self._transport is not None:
             self._flush()
             self._transport.close()
+
+    def _not_understood(self, error: ParseError) -> None:
+        _log.error("milter.not-understood", error=str(error)[:200], note="the connection is closed")
+        self.hang_up()
 
     def _watch(self) -> None:
         """One timer for each connection, moved when it rings: a packet costs none of its own."""
@@ -257,19 +301,27 @@ class MilterConnection(asyncio.Protocol):
         """While a question is open, what is sent ahead waits."""
         self._waiting.extend(packets)
         self._waiting_bytes += size
-        if self._waiting_bytes > MAX_WAITING_BYTES and self._transport is not None:
-            self._transport.pause_reading()
+        self._regulate()
+
+    def _regulate(self) -> None:
+        """Read only as fast as questions are answered and answers are taken."""
+        transport = self._transport
+        wants_pause = self._is_choked or self._waiting_bytes > MAX_WAITING_BYTES
+        if wants_pause == self._is_paused or transport is None or transport.is_closing():
+            return
+        self._is_paused = wants_pause
+        (transport.pause_reading if wants_pause else transport.resume_reading)()
 
     def _work(self) -> None:
         waiting = self._waiting
         while waiting and self._task is None:
             command, data = waiting.popleft()
             if command == wire.HEADER:
-                self._told().header(*wire.parse_header(data))
+                self._begun().header(*wire.parse_header(data))
             elif command == wire.MACROS:
                 self._take_macros(data)
             elif command == wire.BODY:
-                self._told().body(data)
+                self._begun().body(data)
             elif command == wire.END_OF_BODY:
                 self._end_of_body(data)
             elif command == wire.RCPT:
@@ -290,8 +342,7 @@ class MilterConnection(asyncio.Protocol):
                     self._session = MilterSession(self._listener.bench)
                 self._session.connect(*wire.parse_client(data))
             case wire.HELO:
-                (name,) = wire.parse_texts(data) or (b"",)
-                self._told().helo(_name(name))
+                self._told().helo(wire.parse_helo(data))
             case wire.ABORT:
                 self._forget()
                 if self._session is not None:
@@ -329,9 +380,9 @@ class MilterConnection(asyncio.Protocol):
         self._output.append(wire.write_answer(ACTIONS, spared, MACROS))
 
     def _take_macros(self, data: bytes) -> None:
+        if data and data[0] not in _COMMANDS:
+            return
         command, macros = wire.parse_macros(data)
-        for later in _COMMANDS[_COMMANDS.find(command) :]:
-            self._macros.pop(later, None)
         self._macros[command] = macros
 
     def _macro(self, name: str) -> str | None:
@@ -344,36 +395,38 @@ class MilterConnection(asyncio.Protocol):
     def _mail(self, data: bytes) -> None:
         self._refused = None
         session = self._told()
-        for later in (wire.RCPT, wire.END_OF_BODY):
-            self._macros.pop(later, None)
-        refused = session.mail(wire.parse_texts(data), self._macro)
+        refused = session.mail(wire.parse_address(data), self._macro)
+        self._macros.pop(wire.MAIL, None)  # a login is not the next message's
+        self._has_sender = True
         if refused is None and session.asks(Stage.MAIL):
-            self._start(self._screen(session, Stage.MAIL))
+            self._start(self._screen, session, Stage.MAIL)
         else:
             self._answer(refused, Skip.NO_MAIL_REPLY)
 
     def _recipient(self, data: bytes) -> None:
-        session = self._told()
+        session = self._begun()
         if self._refused is not None:
             self._answer(self._refused, Skip.NO_RCPT_REPLY)
             return
         # Rules that came to ask about recipients do so from the mail server's next connection on.
         asks = session.asks(Stage.RCPT) and not self._spared & Skip.NO_RCPT_REPLY
-        refused = session.recipient(wire.parse_texts(data), self._macro, is_taken=not asks)
+        refused = session.recipient(wire.parse_address(data), self._macro, is_taken=not asks)
+        self._macros.pop(wire.RCPT, None)
         if refused is None and asks:
-            self._start(self._screen(session, Stage.RCPT))
+            self._start(self._screen, session, Stage.RCPT)
         else:
             self._answer(refused, Skip.NO_RCPT_REPLY)
 
     def _end_of_body(self, data: bytes) -> None:
-        session = self._told()
+        session = self._begun()
         if self._refused is not None:
             self._output.append(wire.write_refusal(self._refused))
+            self._forget()
             session.abort()
             return
         if data:
             session.body(data)
-        self._start(self._judge(session))
+        self._start(self._judge, session)
 
     def _answer(self, refused: Refuse | None, unless: Skip) -> None:
         """Answer a command, unless nobody waits for it."""
@@ -385,37 +438,49 @@ class MilterConnection(asyncio.Protocol):
     async def _screen(self, session: MilterSession, stage: Stage) -> None:
         refused = await session.screen(stage)
         self._answer(refused, Skip.NO_MAIL_REPLY if stage is Stage.MAIL else Skip.NO_RCPT_REPLY)
-        self._resume()
 
     async def _judge(self, session: MilterSession) -> None:
         self._output.append(wire.write_actions(await session.end(self._macro)))
-        self._resume()
+        self._forget()
 
-    def _start(self, question: Coroutine[Any, Any, None]) -> None:
-        self._task = self._loop.create_task(question)
+    def _start(
+        self, ask: Callable[_P, Coroutine[Any, Any, None]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> None:
+        self._task = self._loop.create_task(self._run(ask, *args, **kwargs))
 
-    def _resume(self) -> None:
-        """The open question is answered."""
-        self._task = None
-        self._seen = self._loop.time()
-        if self._waiting_bytes > MAX_WAITING_BYTES and self._transport is not None:
-            self._transport.resume_reading()
-        self._waiting_bytes = 0
+    async def _run(
+        self, ask: Callable[_P, Coroutine[Any, Any, None]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> None:
+        """Have a question answered, and go on with what waits."""
         try:
-            self._work()
+            await ask(*args, **kwargs)
+            self._resume()
         except ParseError as error:
-            _log.error("milter.not-understood", error=str(error)[:200], note="the connection is closed")
-            self.hang_up()
+            self._not_understood(error)
         except Exception:  # noqa: BLE001 - a bug: a traceback, and this connection only
             _log.exception("milter.failed")
             self.hang_up()
+
+    def _resume(self) -> None:
+        self._task = None
+        self._seen = self._loop.time()
+        self._work()
+        if not self._waiting:  # until then all that was sent ahead counts
+            self._waiting_bytes = 0
+            self._regulate()
 
     def _told(self) -> MilterSession:
         if self._session is None:
             raise ParseError("a command before it was told who the client is")
         return self._session
 
+    def _begun(self) -> MilterSession:
+        if self._session is None or not self._has_sender:
+            raise ParseError("a part of a message before its sender")
+        return self._session
+
     def _forget(self) -> None:
+        self._has_sender = False
         self._refused = None
         for later in (wire.MAIL, wire.RCPT, wire.END_OF_BODY):
             self._macros.pop(later, None)
@@ -423,7 +488,7 @@ class MilterConnection(asyncio.Protocol):
     def _end_session(self) -> None:
         session, self._session = self._session, None
         self._macros.clear()
-        self._refused = None
+        self._forget()
         if session is not None:
             session.close()
 
@@ -431,14 +496,6 @@ class MilterConnection(asyncio.Protocol):
         if self._output and self._transport is not None:
             self._transport.write(self._output[0] if len(self._output) == 1 else b"".join(self._output))
         self._output.clear()
-
-
-def _name(text: bytes) -> str | None:
-    """A HELO name; None, which is nobody's, where it is not UTF-8."""
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def _new_id() -> str:

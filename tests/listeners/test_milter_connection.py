@@ -8,7 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.listeners.milter import ACTIONS, PROTOCOL, MilterConnection, MilterListener, MilterSocket
+from gateway.listeners.milter import (
+    ACTIONS,
+    MAX_WAITING_BYTES,
+    PROTOCOL,
+    MilterConnection,
+    MilterListener,
+    MilterSocket,
+)
 from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
@@ -37,6 +44,11 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.is_closed = True
 
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
     def pause_reading(self) -> None:
         self.readings.append("paused")
 
@@ -49,6 +61,7 @@ class Judge:
 
     def __init__(self) -> None:
         self.raw: list[bytes] = []
+        self.logins: list[str | None] = []
         self.go = asyncio.Event()
         self.go.set()
 
@@ -58,8 +71,9 @@ class Judge:
             return None
         return Verdict(disposition=Disposition.REJECT, rule="no", reply=Reply.of(550, "5.7.1", f"at {stage}"))
 
-    async def judge(self, _envelope: Envelope, message: Message) -> Verdict:
+    async def judge(self, envelope: Envelope, message: Message) -> Verdict:
         await self.go.wait()
+        self.logins.append(envelope.session.login)
         self.raw.append(bytes(message.raw))
         return Verdict(disposition=Disposition.ACCEPT, rule="yes")
 
@@ -85,10 +99,12 @@ class Counts:
 class Bench:
     """A connection, its judge, and what was said to it."""
 
-    def __init__(self, *, asks: bool = False, timeout_s: float = 60.0) -> None:
+    def __init__(self, *, asks: bool = False, timeout_s: float = 60.0, max_sessions: int = 1_000) -> None:
         self.judge, self.counts, self.wire = Judge(), Counts(), Wire()
         network = (IPv4Network("198.51.100.0/24"),)
-        given = Settings(listen="unix:/nowhere", timeout_s=timeout_s, trusted_networks=network)
+        given = Settings(
+            listen="unix:/nowhere", timeout_s=timeout_s, trusted_networks=network, max_sessions=max_sessions
+        )
         self.listener = MilterListener(
             cast("Any", given),
             sock=cast("MilterSocket", None),
@@ -192,6 +208,64 @@ async def test_what_comes_while_the_judge_thinks_waits_and_is_bounded() -> None:
     assert [len(raw) for raw in bench.judge.raw] == [2, 300_023]
 
 
+async def test_a_mail_server_that_never_waits_gets_no_more_room_by_it() -> None:
+    bench, ahead, most = Bench(), (SENDER + RECIPIENT + END) * 3_000, 0
+    await bench.send(OFFER, CLIENT)
+    for _ in range(20):
+        bench.judge.go.clear()
+        while bench.wire.readings[-1:] != ["paused"]:
+            bench.connection.data_received(ahead)
+        most = max(most, sum(len(packet.data) for packet in bench.connection._waiting))
+        bench.judge.go.set()
+        await bench.settle()
+    assert 0 < most < MAX_WAITING_BYTES + 2 * len(ahead)
+
+
+async def test_who_does_not_read_his_answers_is_not_read_from() -> None:
+    bench = Bench()
+    bench.connection.pause_writing()
+    bench.connection.resume_writing()
+    assert bench.wire.readings == ["paused", "resumed"]
+
+
+async def test_an_answer_that_cannot_be_written_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_actions: object) -> bytes:
+        raise UnicodeEncodeError("utf-8", "\udc80", 0, 1, "a bug of ours")
+
+    monkeypatch.setattr("gateway.milter.wire.write_actions", fail)
+    bench = Bench()
+    await bench.send(OFFER, CLIENT, SENDER, RECIPIENT, END)
+    assert bench.wire.is_closed, "else the mail server waits until its own patience ends"
+
+
+async def test_a_login_is_not_the_next_messages() -> None:
+    bench = Bench()
+    login = write_packet(b"D", b"M{auth_authen}\0ann\0")
+    await bench.send(OFFER, CLIENT, login, SENDER, RECIPIENT, END)
+    await bench.send(SENDER, RECIPIENT, END)
+    assert bench.judge.logins == ["ann", None]
+
+
+async def test_macros_that_nobody_reads_are_not_kept() -> None:
+    bench = Bench()
+    await bench.send(OFFER, CLIENT, *(write_packet(b"D", bytes([n]) + b"i\0Q\0") for n in b"LNBTUZ\0\xff"))
+    assert not bench.connection._macros
+    assert not bench.wire.is_closed
+
+
+async def test_connections_have_an_end() -> None:
+    bench = Bench(max_sessions=1)
+    second, third = (MilterConnection(bench.listener) for _ in range(2))
+    wires = Wire(), Wire()
+    second.connection_made(wires[0])
+    third.connection_made(wires[1])
+    assert [wire.is_closed for wire in wires] == [False, True]
+    third.connection_lost(None)
+    second.connection_lost(None)
+    bench.connection.connection_lost(None)
+    assert not bench.listener.connections
+
+
 async def test_a_client_that_is_gone_is_not_judged_any_more() -> None:
     bench = Bench()
     bench.judge.go.clear()
@@ -218,6 +292,13 @@ async def test_a_silent_mail_server_is_left() -> None:
         write_packet(b"M", b"no end"),
         write_packet(b"L", b"lone\0"),
         write_packet(b"D"),
+        write_packet(b"D", b"M" + b"x\0" * 1_000),
+        write_packet(b"H", b"a\0b\0"),
+        write_packet(b"M"),
+        RECIPIENT,
+        HEADER,
+        write_packet(b"B", b"x"),
+        END,
         b"\0\0\0\0",
         b"EHLO client.example\r\n",
     ],
