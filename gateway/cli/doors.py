@@ -272,7 +272,7 @@ async def _serve_milter(
     if isinstance(sock, MilterSocket):
         listener = MilterListener(milter, sock=sock, judge=engine, observer=parts.health, asks=asks)
         listener.trace_to(parts.tracer)
-        await listener.start()
+        await listener.start(worker=parts.worker.index)
         return listener
     loop = asyncio.get_running_loop()
     by_library = LibmilterListener(

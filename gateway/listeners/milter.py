@@ -9,6 +9,7 @@ only where `trusted_networks` says so. Better not to show it to this milter at a
 
 import asyncio
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -20,6 +21,7 @@ import structlog
 
 from gateway.listeners.milter_session import Bench, Load, MilterObserver, MilterSession
 from gateway.listeners.socket_path import SocketPath, bind_socket
+from gateway.listeners.turns import Turns
 from gateway.mail.errors import ParseError
 from gateway.milter import wire
 from gateway.milter.actions import Refuse
@@ -62,6 +64,8 @@ CONNECTIONS_A_SESSION: Final = 2
 """So many times `max_sessions` may be connected: whoever is over `max_sessions` is told so for each message, and needs a place for it."""
 
 _BACKLOG: Final = 512
+_START_S: Final = 0.001
+_ACCEPT_AGAIN_S: Final = 1.0
 _COMMANDS: Final = bytes((wire.CONNECT, wire.HELO, wire.MAIL, wire.RCPT, wire.END_OF_BODY))
 """Those whose macros are read, in their order. Postfix sends some with each header field and each piece of the body, too."""
 
@@ -83,6 +87,7 @@ class MilterSocket:
 
     def __init__(self, settings: "MilterSettings") -> None:
         self.path: Final = SocketPath(Path(settings.listen.removeprefix("unix:")), settings.socket_mode)
+        self.turns: Final = Turns()
         self.socket: Final = bind_socket(self.path)
         try:
             self.socket.listen(_BACKLOG)
@@ -121,7 +126,9 @@ class MilterListener:
         self._is_full = False
         self.connections: Final[set[MilterConnection]] = set()
         self._socket: Final = sock
-        self._server: asyncio.Server | None = None
+        self._worker = 0
+        self._waiting_room: socket.socket | None = None
+        self._connecting: Final[set[asyncio.Task[None]]] = set()
         self._idle: Final = asyncio.Event()
         self._load: Final = Load(settings.max_sessions, self._idle.set)
         self.bench = Bench(
@@ -143,12 +150,66 @@ class MilterListener:
         """Have what becomes of each transaction kept there, from the next session on."""
         self.bench = replace(self.bench, tracer=tracer)
 
-    async def start(self) -> None:
-        """Serve. Other processes may serve the same socket: the kernel hands each connection to one of them."""
+    async def start(self, *, worker: int = 0) -> None:
+        """Serve. Other processes may serve the same socket: connections are taken one by one and by turns.
+
+        Args:
+            worker: which of them this is, from 0.
+        """
+        self._worker = worker
+        self._waiting_room = self._socket.socket.dup()
+        self._note()
+        self._await_next()
+
+    def _await_next(self) -> None:
+        if self._waiting_room is not None:
+            asyncio.get_running_loop().add_reader(self._waiting_room, self._next)
+
+    def _next(self) -> None:
+        """Somebody is at the door. Whoever has more connections than another worker gives that one a start."""
+        room = self._waiting_room
+        if room is None:
+            return
+        if self._socket.turns.has_turn(len(self.connections)):
+            self._accept(room)
+        else:
+            self._pause(room, _START_S, self._accept_late)
+
+    def _pause(self, room: socket.socket, seconds: float, go_on: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(
-            lambda: MilterConnection(self), sock=self._socket.socket.dup(), backlog=_BACKLOG
-        )
+        loop.remove_reader(room)
+        loop.call_later(seconds, go_on)
+
+    def _accept_late(self) -> None:
+        if self._waiting_room is not None:
+            self._await_next()
+            self._accept(self._waiting_room)
+
+    def _accept(self, room: socket.socket) -> None:
+        try:
+            connection, _ = room.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another worker was faster
+        except OSError as error:  # no descriptors left: they wait where they are
+            note = "raise the limit of open files (LimitNOFILE)"
+            _log.error("milter.accept-failed", error=str(error), note=note)
+            self._pause(room, _ACCEPT_AGAIN_S, self._await_next)
+            return
+        protocol = MilterConnection(self)
+        if not self.opened(protocol):
+            connection.close()
+            return
+        connection.setblocking(False)  # noqa: FBT003 - the socket module's own way
+        task = asyncio.get_running_loop().create_task(self._connect(connection, protocol))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: socket.socket, protocol: "MilterConnection") -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, connection)
+        except OSError:  # gone already
+            connection.close()
+            self.closed(protocol)
 
     async def retire(self, deadline_s: float) -> None:
         """Take no new connections; let those that are there go on until they end, or the deadline. `drain` ends the rest."""
@@ -173,12 +234,20 @@ class MilterListener:
         return left
 
     def _stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        room, self._waiting_room = self._waiting_room, None
+        if room is not None:
+            asyncio.get_running_loop().remove_reader(room)
+            room.close()
+            self._socket.turns.leave(self._worker)
+
+    def _note(self) -> None:
+        if self._waiting_room is not None:
+            self._socket.turns.note(self._worker, len(self.connections))
 
     def opened(self, connection: "MilterConnection") -> bool:
         """The mail server connected; False where there are enough."""
+        if connection in self.connections:  # counted at the door
+            return True
         if len(self.connections) >= self._max_connections:
             if not self._is_full:
                 self._is_full = True
@@ -189,12 +258,14 @@ class MilterListener:
                 )
             return False
         self.connections.add(connection)
+        self._note()
         return True
 
     def closed(self, connection: "MilterConnection") -> None:
         """A connection is over."""
         self.connections.discard(connection)
         self._is_full = False
+        self._note()
 
 
 class MilterConnection(asyncio.Protocol):

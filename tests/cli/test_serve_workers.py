@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.cli.test_serve import (
     free_port,
     write_pair,
 )
+from tests.live.postfix import wait_until
 from tests.milter.raw_client import Mail, RawClient
 
 __all__ = ["downstream"]
@@ -221,6 +223,27 @@ def test_a_taken_port_ends_the_start_with_a_remedy(served: Served, tmp_path: Pat
     assert "Traceback" not in said
 
 
+def sockets_of(pid: int) -> int:
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += str(entry.readlink()).startswith("socket:")
+    return found
+
+
+def share_a_burst(path: Path, workers: list[int]) -> None:
+    before = [sockets_of(pid) for pid in workers]
+
+    def taken() -> list[int]:
+        return [sockets_of(pid) - count for pid, count in zip(workers, before, strict=True)]
+
+    with ExitStack() as at_once:
+        for _ in range(12):
+            at_once.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+        wait_until(lambda: sum(taken()) == 12, "all to be taken")
+        assert min(taken()) >= 4, f"of a burst each takes its share: {taken()}"
+
+
 def serve_milter(tmp_path: Path, library: str = "own") -> Served:
     http_port = free_port()
     config = tmp_path / "gateway.toml"
@@ -254,6 +277,8 @@ def test_the_milter_is_shared(tmp_path: Path, library: str) -> None:
                 answer = client.send(Mail())
                 assert answer.last.command == "a", answer.text
         assert total(gateway.get("/metrics"), "gateway_messages_total") == 8
+        if library == "own":
+            share_a_burst(tmp_path / "milter.sock", list(workers_of(gateway).values()))
         os.kill(workers_of(gateway)["worker-0"], signal.SIGKILL)
         gateway.wait_for("worker.ready", 4)
         for _ in range(8):
