@@ -493,7 +493,7 @@ class MilterConnection(asyncio.Protocol):
         if self._refused is not None:
             self._output.append(wire.write_refusal(self._refused))
             self._forget()
-            session.abort()
+            session.end_refused()
             return
         if data:
             session.body(data)

@@ -256,6 +256,20 @@ class MilterSession:
             )
             self.bench.observer.message(Listener.MILTER, answered)
 
+    def end_refused(self) -> None:
+        """The end of the data, where a command was refused and nobody had waited for that: the whole message was, unjudged."""
+        if self._under_way:  # with the sender everything was over
+            size = self._conversation.size
+            _log.info("milter.refused", id=self._id, size=size, text=BAD_RECIPIENT.text)
+            if self._story is not None:
+                self._story.message(size)
+                self._story.answered(BAD_RECIPIENT)
+            answered = Answered(
+                id=self._id or "", disposition=Disposition.REJECT, size=size, seconds=0.0, is_handed_on=False
+            )
+            self.bench.observer.message(Listener.MILTER, answered)
+        self._finish()
+
     def abort(self) -> None:
         """The message under way will not be ended; the client may send another."""
         self._finish()

@@ -20,8 +20,10 @@ from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
 from gateway.milter.wire import PacketReader, Skip, write_packet
+from gateway.trace.tell import Tracer
 from gateway.verdict import Answered, Disposition, Stage, Verdict
 from tests.milter.server import Settings
+from tests.trace.samples import Told
 
 OFFER: Final = write_packet(b"O", b"\0\0\0\6" + (0x1FF).to_bytes(4, "big") + (0x1FFFFF).to_bytes(4, "big"))
 CLIENT: Final = write_packet(b"C", b"mail.example.org\x004\0\x19192.0.2.1\0")
@@ -176,6 +178,17 @@ async def test_a_mail_server_that_cannot_do_without_answers_gets_them() -> None:
     offered = 0x1FFFFF & ~(Skip.NO_MAIL_REPLY | Skip.NO_RCPT_REPLY)
     offer = write_packet(b"O", b"\0\0\0\6" + (0x1FF).to_bytes(4, "big") + offered.to_bytes(4, "big"))
     assert await bench.send(offer, CLIENT, SENDER, BAD_RECIPIENT, RECIPIENT, END) == "Ocyca"
+
+
+async def test_a_message_that_is_refused_for_a_recipient_is_told_of() -> None:
+    bench = Bench()
+    told = Told()
+    bench.listener.trace_to(Tracer(told.keep))
+    await bench.send(OFFER, CLIENT, SENDER, RECIPIENT, BAD_RECIPIENT, HEADER, END)
+    assert bench.counts.messages == [Disposition.REJECT]
+    (trace,) = told
+    assert trace.reply is not None
+    assert (trace.reply.code, trace.mail_from, trace.size) == (553, "a@example.org", 21)
 
 
 async def test_rules_refuse_commands() -> None:
