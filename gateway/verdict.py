@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from gateway.auth.arc.sets import ChainValidation
 from gateway.auth.results import Evidence, Signing
@@ -63,8 +63,10 @@ class Shadow:
         return self.disposition is not disposition or self.refused_recipients > 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inquiry:
+_NO_FACTS: Final[Mapping[str, str]] = {}
+
+
+class Inquiry(NamedTuple):
     """How a verdict came about, for the trace.
 
     Attributes:
@@ -82,7 +84,7 @@ class Inquiry:
     questions: Sequence[DnsQuestion] = ()
     is_remembered: bool = False
     tried: tuple[RuleTried, ...] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = _NO_FACTS
     removed: tuple[str, ...] = ()
 
 

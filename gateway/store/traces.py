@@ -77,11 +77,13 @@ class TraceRing:
         blocks = [block for batch in cast("Sequence[Batch]", items) if (block := batch.block()) is not None]
         if not blocks:
             return
+        packed = [zlib.compress(block.documents, _QUICKLY) for block in blocks]
         count = sum(block.count for block in blocks)
-        last = _take_keys(connection, count)
+        last = _take_keys(connection, count)  # from here on other writers wait
         keys = list(accumulate((block.count for block in blocks), initial=last - count))[1:]
         connection.execute(insert(TRACES), list(map(_row, keys, blocks)))
-        connection.execute(insert(TRACE_DOCUMENTS), list(map(_documents_row, keys, blocks)))
+        rows = [{"key": key, "documents": each} for key, each in zip(keys, packed, strict=True)]
+        connection.execute(insert(TRACE_DOCUMENTS), rows)
         self._trim(connection, last - self._ring.keep, count + _TRIM_EXTRA)
 
     def clean(self, connection: Connection, rows: int) -> bool:
@@ -105,10 +107,6 @@ class TraceRing:
 
 def _row(key: int, block: Block) -> dict[str, object]:
     return {"key": key, "newest": block.newest, "count": block.count, "lines": block.lines}
-
-
-def _documents_row(key: int, block: Block) -> dict[str, object]:
-    return {"key": key, "documents": zlib.compress(block.documents, _QUICKLY)}
 
 
 def _unpack(packed: bytes) -> list[str]:

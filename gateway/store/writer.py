@@ -46,8 +46,8 @@ class WriterLimits:
     max_rows: int = 20_000
     max_items: int = 160
     batch_rows: int = 500
-    batch_items: int = 10
-    gather_s: float = 0.5
+    batch_items: int = 32
+    gather_s: float = 1.0
     retry_s: float = 0.5
     max_retry_s: float = 30.0
     clean_every_s: float = 600.0

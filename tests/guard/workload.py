@@ -58,7 +58,8 @@ class Switch:
         gc.enable()
 
 
-def judging(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+def good_message() -> tuple[Engine, Envelope, bytes]:
+    """A signed message that passes every check, and the engine to judge it."""
     engine = Engine(
         ZoneResolver.from_text((_HERE / "zone.txt").read_text()),
         load_rules("default"),
@@ -78,9 +79,14 @@ def judging(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         mail_from=parse_mailbox("ann@bench.example"),
         recipients=(Recipient(mailbox=parse_mailbox("bob@example.net")),),
     )
+    return engine, envelope, _RAW
+
+
+def judging(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    engine, envelope, raw = good_message()
 
     def judge() -> None:
-        verdict = loop.run_until_complete(engine.judge(envelope, Message(_RAW)))
+        verdict = loop.run_until_complete(engine.judge(envelope, Message(raw)))
         assert verdict.disposition is Disposition.ACCEPT
         assert "dmarc=pass" in verdict.edits.prepend[0].value
 

@@ -67,7 +67,7 @@ class Gateway:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def wait_for(self, *words: str, count: int = 1) -> list[dict[str, Any]]:
-        """The traces, once they are written: half a second after the message at most."""
+        """The traces, once they are written: a second after the message, or little more."""
         wait_until(lambda: len(self.found(*words)) >= count, f"{count} traces of {words}", timeout_s=30)
         return self.found(*words)
 
