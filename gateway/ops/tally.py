@@ -4,7 +4,6 @@ prometheus_client's own metrics take a lock and three checks for each increment;
 increment is one dictionary entry, and the work is done at the scrape. `gateway.ops.register` holds the lock.
 """
 
-import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from enum import StrEnum
@@ -75,11 +74,11 @@ class Tally:
             labels = bounded(labels, len(self.values))
             self.values[labels] = self.values.get(labels, 0) + amount
 
-    def add_message(self, labels: Labels, trace_id: str) -> None:
-        """Count a message, and remember it as the latest."""
+    def add_message(self, labels: Labels, trace_id: str, *, at: float) -> None:
+        """Count a message of then, and remember it as the latest."""
         self.add(labels)
         if labels in self.values:
-            self.exemplars[labels] = Exemplar(trace_id[:MAX_TRACE_ID_CHARACTERS], 1, time.time())
+            self.exemplars[labels] = Exemplar(trace_id[:MAX_TRACE_ID_CHARACTERS], 1, at)
 
     def set(self, value: float, labels: Labels = ()) -> None:
         """Let a gauge have this value."""
@@ -125,8 +124,10 @@ class Spread:
     def _empty(self) -> tuple[list[int], list[float]]:
         return [0] * (len(self.bounds) + 1), [0.0]
 
-    def observe(self, value: float, labels: Labels = (), *, trace_id: str | None = None) -> None:
-        """Count one observation; `trace_id` is of the message that it was, the latest of its bucket."""
+    def observe(
+        self, value: float, labels: Labels = (), *, trace_id: str | None = None, at: float = 0.0
+    ) -> None:
+        """Count one observation; `trace_id` is of the message that it was, the latest of its bucket, at that time."""
         try:
             counts, total = self.values[labels]
         except KeyError:
@@ -136,7 +137,7 @@ class Spread:
         counts[bucket] += 1
         total[0] += value
         if trace_id is not None:
-            self.exemplars[labels, bucket] = Exemplar(trace_id[:MAX_TRACE_ID_CHARACTERS], value, time.time())
+            self.exemplars[labels, bucket] = Exemplar(trace_id[:MAX_TRACE_ID_CHARACTERS], value, at)
 
     def dump(self) -> list[Any]:
         """Its series in plain values."""

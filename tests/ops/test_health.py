@@ -87,6 +87,7 @@ def count_a_message(health: Health) -> set[str]:
     health.judged(REJECTED, envelope())
     answered = Answered(id="a", disposition=Disposition.ACCEPT, size=1, seconds=0.1, is_handed_on=True)
     health.message(Listener.INBOUND, answered)
+    health.snapshot()
     return {metric.name for metric in health.declared if metric.dump() != before[metric.name]}
 
 
