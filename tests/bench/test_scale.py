@@ -4,10 +4,12 @@ import asyncio
 import hashlib
 import os
 import resource
+import smtplib
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -19,13 +21,25 @@ from tests.bench.corpus import Corpus, Sender, messages, write_corpus, write_zon
 from tests.bench.figures import Figures, keep, measure
 from tests.bench.load import Load, Way
 from tests.bench.processes import free_port, resident_mb, running, tree, wait_for
-from tests.bench.stacks import Ground, Stack, open_gateway, open_ground, open_rspamd, program
+from tests.bench.stacks import (
+    Ground,
+    Stack,
+    open_gateway,
+    open_ground,
+    open_opendkim,
+    open_opendmarc,
+    open_postfix,
+    open_rspamd,
+    program,
+)
 from tests.live.postfix import open_directory
+from tests.milter.raw_client import RawClient
 
 pytestmark = pytest.mark.bench
 
 ROUNDS = 3
 DOMAINS = 10_000
+HELD = 1_000
 
 HAPROXY = """\
 global
@@ -287,3 +301,39 @@ async def test_open_sessions(ground: Ground) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     say("open-sessions", f"silent after EHLO; {empty:.0f} MB with none", lines)
+
+
+def open_peers(ground: Ground, opened: ExitStack) -> Iterator[Stack]:
+    yield opened.enter_context(open_gateway(ground, "held")).stack("our milter", Way.MILTER)
+    yield opened.enter_context(open_rspamd(ground, "rspamd milter", workers=1))
+    yield opened.enter_context(open_opendkim(ground))
+    yield opened.enter_context(open_opendmarc(ground))
+
+
+def test_open_milter_connections(ground: Ground) -> None:
+    """What a milter keeps for each session of the mail server, beside its peers; Postfix has a process for each session."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    lines = ["| milter | MB with none | MB with 1,000 connections |", "|---|---|---|"]
+    try:
+        with ExitStack() as opened:
+            for stack in open_peers(ground, opened):
+                (root,) = stack.components.values()
+                empty = sum(resident_mb(pid) for pid in tree(root))
+                clients = [RawClient(Path(stack.address)) for _ in range(HELD)]
+                for client in clients:
+                    client.connect()
+                    client.helo()
+                    client.flush()
+                held = sum(resident_mb(pid) for pid in tree(root))
+                lines.append(f"| {stack.name} | {empty:.0f} | {held:.0f} |")
+                for client in clients:
+                    client.close()
+            _, bed = opened.enter_context(open_postfix(ground, "held Postfix"))
+            with smtplib.SMTP("127.0.0.1", bed.port) as sender:
+                sender.ehlo()
+                each = median(map(resident_mb, bed.smtpd_pids()))
+                lines.append(f"| Postfix | | {each * HELD:.0f}: a process of {each:.1f} for each |")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    say("open-milter-connections", "after HELO, silent", lines)
