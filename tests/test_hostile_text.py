@@ -302,6 +302,7 @@ mail CNAME {label}.example.org.
         set_up_logging(LogSettings(format=form), LogOutput(stream=stream, is_terminal=False, colours=False))  # type: ignore[arg-type]
         try:
             log = structlog.get_logger()
+            log.info(self.attack, text=self.attack, items=[self.attack])  # nothing but plain types
             log.info(self.attack, text=self.attack, items=[self.attack], table={self.attack: self.attack})
             try:
                 raise ValueError(self.attack)  # noqa: TRY301

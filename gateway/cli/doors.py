@@ -109,7 +109,7 @@ def open_milter_socket(milter: MilterSettings) -> MilterSocket | LibmilterSocket
         UsageFault: it cannot be opened, and what to do.
     """
     try:
-        return MilterSocket(milter) if milter.library == "own" else LibmilterSocket(milter)
+        return MilterSocket(milter) if milter.implementation == "own" else LibmilterSocket(milter)
     except MilterUnavailableError as error:
         raise UsageFault(f"[milter]: {error}") from error
     except OSError as error:

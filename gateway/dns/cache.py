@@ -81,17 +81,24 @@ class DnsCache:
             _count_down(entry, now)
         return entry.outcome
 
-    def put(self, key: Key, outcome: Outcome) -> None:
-        """Keep an outcome, unless it alone would fill the cache."""
+    def put(self, key: Key, outcome: Outcome) -> Outcome:
+        """Keep an outcome, unless it alone would fill the cache.
+
+        Returns:
+            The outcome with no longer a TTL than the limits allow: who keeps what rests on it keeps to them, too.
+        """
         self._drop(key)
+        lifetime = self._lifetime(outcome)
+        outcome = _lower(outcome, math.floor(lifetime))
         size = _ENTRY_BYTES + len(key[0]) + _size(outcome)
         if size > self._limits.max_bytes:
-            return
+            return outcome
         now = self._now()
-        self._entries[key] = _Entry(outcome, now + self._lifetime(outcome), now + 1, size)
+        self._entries[key] = _Entry(outcome, now + lifetime, now + 1, size)
         self.size_bytes += size
         while len(self._entries) > self._limits.max_entries or self.size_bytes > self._limits.max_bytes:
             self._drop(next(iter(self._entries)))
+        return outcome
 
     def clear(self) -> None:
         """Forget everything."""
@@ -118,16 +125,18 @@ class DnsCache:
 
 def _count_down(entry: _Entry, now: float) -> None:
     """Lower the TTL handed out to what is left: at most one new object a second, however often it is asked for."""
-    outcome = entry.outcome
     entry.renew = now + 1
-    left = math.floor(entry.expires - now)
+    entry.outcome = _lower(entry.outcome, math.floor(entry.expires - now))
+
+
+def _lower(outcome: Outcome, ttl: int) -> Outcome:
     match outcome:
-        case Answer() if left < outcome.ttl:
-            entry.outcome = Answer(outcome.records, left, outcome.secure, outcome.name)
-        case NotFound() if left < outcome.ttl:
-            entry.outcome = NotFound(outcome.missing, left, outcome.secure)
+        case Answer() if ttl < outcome.ttl:
+            return Answer(outcome.records, ttl, outcome.secure, outcome.name)
+        case NotFound() if ttl < outcome.ttl:
+            return NotFound(outcome.missing, ttl, outcome.secure)
         case _:
-            pass
+            return outcome
 
 
 def _size(outcome: Outcome) -> int:

@@ -94,7 +94,8 @@ class DnsMemory(Generic[_K, _V]):
         """Keep a result, unless it rests on something that could not be known, or that is too long."""
         if watch.in_doubt or watch.text_bytes > MAX_TEXT_BYTES:
             return
-        questions = tuple(PaidQuestion.of(*asked, outcome) for asked, outcome in watch.answers.items())
-        self._known[key] = _Known(value, self._now() + watch.ttl, questions)
+        asked = (PaidQuestion.of(*question, outcome) for question, outcome in watch.answers.items())
+        questions = {one.key: one for one in asked}  # in another case it is the same question
+        self._known[key] = _Known(value, self._now() + watch.ttl, tuple(questions.values()))
         if len(self._known) > self._max_entries:
             self._known.popitem(last=False)

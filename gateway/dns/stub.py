@@ -168,8 +168,7 @@ class StubResolver:
     async def _resolve(self, key: Key, future: asyncio.Future[Outcome]) -> None:
         outcome: Outcome = _TIMEOUT
         try:
-            outcome = await self._ask(key)
-            self.cache.put(key, outcome)
+            outcome = self.cache.put(key, await self._ask(key))
         finally:  # a bug here is the loop's to report; nobody is left waiting
             del self._in_flight[key]
             if not future.done():

@@ -1,4 +1,4 @@
-"""The milter listener by Sendmail's own library, `[milter] library = "pymilter"`; `gateway.listeners.milter` is what is used otherwise.
+"""The milter listener by Sendmail's own library, `[milter] implementation = "pymilter"`; `gateway.listeners.milter` is what is used otherwise.
 
 libmilter (through pymilter) does the protocol on threads of its own; the engine answers on the event loop. libmilter keeps
 its state in globals, so a process has one milter, once: after `drain` there is no second `start`.
@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import structlog
 
-from gateway.listeners.milter import MACROS
 from gateway.listeners.milter_session import Bench, Load, MilterObserver, MilterSession
 from gateway.listeners.socket_path import SocketPath
 from gateway.milter.actions import Accept, DeleteHeader, InsertHeader, Quarantine, Refuse
-from gateway.milter.collect import CollectOptions, MacroReader
+from gateway.milter.collect import MACROS, MacroReader
 from gateway.milter.wire import MacroStage
 from gateway.trace.tell import Tracer
 from gateway.verdict import Judge, Stage
@@ -75,9 +74,9 @@ def load_pymilter() -> Any:
         return import_module("milter")
     except ImportError as error:
         raise MilterUnavailableError(
-            "library = \"pymilter\" needs pymilter: pip install 'mailflow-gateway[milter]' "
+            "implementation = \"pymilter\" needs pymilter: pip install 'mailflow-gateway[milter]' "
             "(to build it, libmilter's headers: Debian libmilter-dev, Fedora sendmail-milter-devel); "
-            'library = "own" needs nothing',
+            'implementation = "own" needs nothing',
         ) from error
 
 
@@ -183,20 +182,7 @@ class LibmilterListener:
         self._idle: Final = asyncio.Event()
         self._stopping = False
         self._load: Final = Load(settings.max_sessions, self._on_idle)
-        self._bench = Bench(
-            judge=judge,
-            asks=asks,
-            judge_timeout_s=settings.judge_timeout_s,
-            observer=observer,
-            load=self._load,
-            options=CollectOptions(
-                max_message_bytes=settings.max_message_bytes,
-                spool_threshold_bytes=settings.spool_threshold_bytes,
-                trusted_networks=tuple(settings.trusted_networks),
-            ),
-            new_id=_new_id,
-            hold=settings.quarantine == "hold",
-        )
+        self._bench = Bench.of(settings, judge=judge, asks=asks, observer=observer, load=self._load)
 
     def trace_to(self, tracer: Tracer | None) -> None:
         """Have what becomes of each transaction kept there, from the next session on."""
@@ -409,10 +395,6 @@ def _on_close(context: Any) -> int:
         return 0
     context.setpriv(None)
     return int(session.close())
-
-
-def _new_id() -> str:
-    return os.urandom(8).hex()
 
 
 def _sockets() -> set[int]:

@@ -1,14 +1,15 @@
 """One client's session as the mail server tells it, whichever library speaks the protocol: what is refused, what is done.
 
-`gateway.listeners.milter` speaks the protocol on the event loop, `gateway.listeners.libmilter` by libmilter's threads.
+`gateway.listeners.milter_connection` speaks the protocol on the event loop, `gateway.listeners.libmilter` by libmilter's threads.
 """
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
@@ -20,6 +21,9 @@ from gateway.milter.actions import Action, Refuse, plan, refuse
 from gateway.milter.collect import CollectOptions, Conversation, MacroReader
 from gateway.trace.tell import Tracer
 from gateway.verdict import Answered, Disposition, Judge, Stage
+
+if TYPE_CHECKING:
+    from gateway.ops.config import MilterSettings
 
 BAD_SENDER: Final = Reply.of(
     553, "5.1.7", "the sender address has a form that can be read in more than one way, or in none"
@@ -121,9 +125,33 @@ class Bench:
     observer: MilterObserver
     load: Load
     options: CollectOptions
-    new_id: Callable[[], str]
     hold: bool
     tracer: Tracer | None = None
+
+    @classmethod
+    def of(
+        cls,
+        settings: "MilterSettings",
+        *,
+        judge: Judge,
+        asks: Callable[[Stage], bool],
+        observer: MilterObserver,
+        load: Load,
+    ) -> "Bench":
+        """As the `[milter]` section has it."""
+        return cls(
+            judge=judge,
+            asks=asks,
+            judge_timeout_s=settings.judge_timeout_s,
+            observer=observer,
+            load=load,
+            options=CollectOptions(
+                max_message_bytes=settings.max_message_bytes,
+                spool_threshold_bytes=settings.spool_threshold_bytes,
+                trusted_networks=tuple(settings.trusted_networks),
+            ),
+            hold=settings.quarantine == "hold",
+        )
 
 
 class MilterSession:
@@ -137,7 +165,7 @@ class MilterSession:
 
     def __init__(self, bench: Bench) -> None:
         self.bench: Final = bench
-        self._conversation = Conversation(bench.options, bench.new_id)
+        self._conversation = Conversation(bench.options, _new_id)
         self._id: str | None = None
         self._under_way = False
         self._broken = False
@@ -334,3 +362,7 @@ class MilterSession:
 
 _LET_PASS: Final = frozenset({Disposition.ACCEPT, Disposition.QUARANTINE})
 _VERBS: Final = {Stage.MAIL: "MAIL", Stage.RCPT: "RCPT"}
+
+
+def _new_id() -> str:
+    return os.urandom(8).hex()

@@ -11,7 +11,7 @@ from gateway.mail.dates import write_date
 from gateway.mail.edits import NewField
 from gateway.mail.envelope import Envelope, IpAddress
 from gateway.mail.errors import ParseError
-from gateway.mail.headers import FOLD_AT, INDENT, comment, fold_line, join_lines
+from gateway.mail.headers import comment, fold_line, join_lines
 
 MAX_ID_CHARACTERS: Final = 64
 
@@ -56,16 +56,14 @@ def write_received(
     by_pieces[-1] += ";"
     if hide_client:
         return join_lines(_NAME, (fold_line(by_pieces, column=_BEGIN)[0], write_date(now)))
-    by_line = " ".join(by_pieces)
-    if len(by_line) > FOLD_AT - len(INDENT) or not by_line.isprintable():
-        by_line, _ = fold_line(by_pieces)
-    address = session.client_ip
-    write_from = _write_from if len(session.helo or "") > _COMMON_CHARACTERS else _write_common_from
-    from_line = write_from(session.client_name, int(address), address.version, session.helo or "")
-    return join_lines(_NAME, (from_line, by_line, write_date(now)))
+    address, helo = session.client_ip, session.helo or ""
+    write_from = _write_common_from if len(helo) <= _COMMON_CHARACTERS else _write_from
+    from_line = write_from(session.client_name, int(address), address.version, helo)
+    return join_lines(_NAME, (from_line, fold_line(by_pieces)[0], write_date(now)))
 
 
 def _write_from(name: str | None, number: int, version: int, helo: str) -> str:
+    """The client's part; its address as a number, because an address takes long to be told from others."""
     address = _literal(IPv6Address(number) if version == 6 else IPv4Address(number))  # noqa: PLR2004 - IPv6
     host = f"{name or 'unknown'} {address}"
     try:
@@ -77,9 +75,7 @@ def _write_from(name: str | None, number: int, version: int, helo: str) -> str:
     return fold_line(pieces, column=_BEGIN)[0]
 
 
-_write_common_from = lru_cache(maxsize=1024)(
-    _write_from
-)  # numbers, because an address takes long to be told from others
+_write_common_from: Final = lru_cache(maxsize=1024)(_write_from)
 
 
 def _literal(address: IpAddress) -> str:

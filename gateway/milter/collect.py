@@ -18,9 +18,19 @@ from gateway.mail.envelope import Envelope, IpAddress, Listener, Recipient, Sess
 from gateway.mail.errors import ParseError
 from gateway.mail.message import Message
 from gateway.milter.spool import Spool
+from gateway.milter.wire import MacroStage
 
 MacroReader = Callable[[str], str | None]
 """Asks the mail server's macros by name: `i`, `{client_name}`; None where it did not send one."""
+
+MACROS: Final = {
+    MacroStage.CONNECT: "{client_addr}",  # a list may not be empty
+    MacroStage.HELO: "{tls_version}",
+    MacroStage.MAIL: "i {mail_addr} {auth_authen} {tls_version} {cipher}",
+    MacroStage.RCPT: "{rcpt_addr}",
+    MacroStage.END_OF_BODY: "i",
+}
+"""What the mail server is asked to send, and when: only what is used."""
 
 NO_ADDRESS: Final = IPv4Address("0.0.0.0")  # noqa: S104 - it names nobody; nothing is bound to it
 """Stands for a client whose address the mail server does not know.

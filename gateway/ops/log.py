@@ -245,10 +245,10 @@ def _plain_line(method: str, name: object, event: Event) -> bytes | None:
     prepared.update(event)
     try:
         line = _encode_plainly(prepared)
-        # What is escaped in JSON is the other's to write. Without that, each text stands between two quotation marks.
-        if b"\\" in line or len(line) > MAX_PLAIN_BYTES or not line.decode().isprintable():
-            return None
     except (UnicodeError, OverflowError, TypeError):  # a lone surrogate; a number of more than 64 bits
+        return None
+    # What JSON escapes, and what is not ASCII, is the other's to write: the rest prints. Each text stands between two quotation marks.
+    if b"\\" in line or b"\x7f" in line or len(line) > MAX_PLAIN_BYTES or not line.isascii():
         return None
     if len(line) > MAX_CHARACTERS and max(map(len, line.split(b'"'))) > MAX_CHARACTERS:
         return None
@@ -262,8 +262,6 @@ _plain_types: Final[set[type]] = {str, int, float, type(None), list}
 
 def _are_plain(event: Event) -> bool:
     """Whether these values look the same written either way; which of our enums do is remembered."""
-    if "exc_info" in event:
-        return False
     for value in event.values():
         if isinstance(value, str):
             _plain_types.add(type(value))

@@ -21,8 +21,6 @@ from gateway.smtp.xclient import write_xclient
 MAX_REPLY_LINE_BYTES: Final = 4096  # RFC 5321 §4.5.3.1.5 says 512; long texts are cut when they are passed on
 MAX_REPLY_LINES: Final = 128
 
-_COMMON_BYTES: Final = 80
-
 _CODE: Final = re.compile(rb"[2-5][0-9]{2}(?:[ -]|\Z)")
 _HELO_NAME: Final = re.compile(r"[!-~]{1,255}")
 _SERVICE_READY: Final = 220
@@ -79,15 +77,6 @@ def _parse_short(line: bytes) -> Reply:
     return parse_reply([line])
 
 
-@lru_cache(maxsize=256)
-def _parse_common(data: bytes) -> tuple[Reply, ...]:
-    """What is said to every message in the same words; nothing where these are not whole replies of one line each."""
-    *lines, rest = data.split(b"\r\n")
-    if rest or not all(_CODE.match(line) and line[3:4] != b"-" for line in lines):
-        return ()
-    return tuple(parse_reply([line]) for line in lines)
-
-
 class ReplyReader:
     """Bytes to replies, wherever they are cut, within limits."""
 
@@ -108,8 +97,6 @@ class ReplyReader:
         Raises:
             ParseError: something else, or more than any reply has.
         """
-        if len(data) <= _COMMON_BYTES and self.is_empty and (known := _parse_common(data)):
-            return list(known)
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_REPLY_LINE_BYTES:
             raise ParseError("an endless reply line")
@@ -297,9 +284,8 @@ class SmtpClient:
             raise DownstreamError(DownstreamFailure.REFUSED, "XCLIENT is no longer offered")
         self._identity = identity
         self._output.append(identity)
-        self._awaited.append(
-            Step.XCLIENT
-        )  # alone: Postfix notes, and may refuse, what comes before its answer
+        # Alone: Postfix notes, and may refuse, what comes before its answer.
+        self._awaited.append(Step.XCLIENT)
 
     def _say_ehlo(self) -> None:
         """After XCLIENT in the client's own name, for servers that take the name from here and not from there."""

@@ -6,7 +6,6 @@ that nothing can be hidden behind an address.
 
 import re
 from enum import StrEnum
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from gateway.smtp import replies
@@ -15,7 +14,6 @@ from gateway.smtp.errors import RemoteProtocolError
 MAX_COMMAND_BYTES: Final = 2048
 """With its CRLF. RFC 5321 §4.5.3.1.4 asks for 512, and extensions add to MAIL and RCPT (RFC 3461 §4, 6531 §3.4)."""
 
-_COMMON_BYTES: Final = 128
 MAX_CHUNK_DIGITS: Final = 19  # RFC 3030 sets no limit; this is the most that can be counted in 64 bits
 
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
@@ -73,10 +71,6 @@ def parse_command(line: bytes) -> Command:
     Raises:
         RemoteProtocolError: control characters; 8-bit characters outside of addresses; HTTP, which closes.
     """
-    return _parse_common(line) if len(line) <= _COMMON_BYTES else _parse(line)
-
-
-def _parse(line: bytes) -> Command:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
@@ -91,9 +85,6 @@ def _parse(line: bytes) -> Command:
     if len(text) != len(line) and verb not in _INTERNATIONAL:
         raise RemoteProtocolError(replies.BAD_CHARACTER)
     return Command(verb, argument.strip(" ") if word else "")
-
-
-_parse_common = lru_cache(maxsize=4096)(_parse)  # DATA, QUIT, and RCPT for the same people
 
 
 def parse_helo_name(argument: str) -> str:

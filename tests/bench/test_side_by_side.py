@@ -71,7 +71,7 @@ def field() -> Iterator[Field]:
         pair = stack.enter_context(open_gateway(ground, "gateway-2", workers=2))
         by_library = []
         if find_spec("milter"):  # the extra
-            ours = open_gateway(ground, "gateway-pymilter", milter='library = "pymilter"')
+            ours = open_gateway(ground, "gateway-pymilter", milter='implementation = "pymilter"')
             by_library.append(stack.enter_context(ours).stack("our milter, pymilter", Way.MILTER))
         rspamd = stack.enter_context(open_rspamd(ground, "rspamd milter", workers=1))
         rspamd_pair = stack.enter_context(open_rspamd(ground, "rspamd milter, 2 workers", workers=2))

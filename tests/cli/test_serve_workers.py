@@ -244,7 +244,7 @@ def share_a_burst(path: Path, workers: list[int]) -> None:
         assert min(taken()) >= 3, f"of a burst each takes its share: {taken()}"
 
 
-def serve_milter(tmp_path: Path, library: str = "own") -> Served:
+def serve_milter(tmp_path: Path, implementation: str = "own") -> Served:
     http_port = free_port()
     config = tmp_path / "gateway.toml"
     config.write_text(
@@ -257,17 +257,17 @@ zone_file = "/dev/null"
 listen = "127.0.0.1:{http_port}"
 [milter]
 listen = "unix:{tmp_path}/milter.sock"
-library = "{library}"
+implementation = "{implementation}"
 """
     )
     return Served(config, 0, http_port)
 
 
-@pytest.mark.parametrize("library", ["own", "pymilter"])
-def test_the_milter_is_shared(tmp_path: Path, library: str) -> None:
-    if library == "pymilter":
+@pytest.mark.parametrize("implementation", ["own", "pymilter"])
+def test_the_milter_is_shared(tmp_path: Path, implementation: str) -> None:
+    if implementation == "pymilter":
         pytest.importorskip("milter", reason="pymilter is not installed")
-    gateway = serve_milter(tmp_path, library)
+    gateway = serve_milter(tmp_path, implementation)
     try:
         gateway.wait_for("worker.ready", 3)
         for _ in range(8):
@@ -277,7 +277,7 @@ def test_the_milter_is_shared(tmp_path: Path, library: str) -> None:
                 answer = client.send(Mail())
                 assert answer.last.command == "a", answer.text
         assert total(gateway.get("/metrics"), "gateway_messages_total") == 8
-        if library == "own":
+        if implementation == "own":
             share_a_burst(tmp_path / "milter.sock", list(workers_of(gateway).values()))
         os.kill(workers_of(gateway)["worker-0"], signal.SIGKILL)
         gateway.wait_for("worker.ready", 4)

@@ -71,6 +71,18 @@ def test_the_ttl_handed_out_is_what_is_left() -> None:
     assert cache.get(("c.example", TXT)) == txt(0)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "ttl"),
+    [(txt(60), 60), (txt(10**6), 86_400), (NotFound(Missing.NODATA, 86_400, secure=False), 900)],
+)
+def test_whoever_asks_first_hears_no_longer_ttl_than_the_others(outcome: Answer | NotFound, ttl: int) -> None:
+    """Results that rest on it are kept for as long (`gateway.dns.memory`): a record just published must be seen soon."""
+    for limits in (CacheLimits(), CacheLimits(max_bytes=1)):
+        heard = DnsCache(limits, Clock()).put(("a.example", TXT), outcome)
+        assert isinstance(heard, (Answer, NotFound))
+        assert heard.ttl == ttl
+
+
 def test_the_same_object_is_handed_out_within_a_second() -> None:
     clock = Clock()
     cache = DnsCache(CacheLimits(), clock)

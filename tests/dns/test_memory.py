@@ -134,6 +134,17 @@ async def test_a_question_is_paid_for_once_whoever_asks_it() -> None:
     assert before.spent == after.spent == 2
 
 
+async def test_a_name_in_another_case_is_the_same_question() -> None:
+    checks = Checks()
+    watch = Watch(asking := checks.budget())
+    for name in ("a.example", "A.example"):
+        await watch.query(name, RecordType.A)
+    checks.memory.keep("key", "result", watch)
+    remembering = checks.budget()
+    assert checks.memory.recall("key", remembering) == "result"
+    assert (asking.spent, remembering.spent) == (1, 1)
+
+
 async def test_only_so_many_are_kept_and_those_that_are_used() -> None:
     checks = Checks(max_entries=2)
     for name in ("a.example", "b.example", "a.example", "c.example"):

@@ -19,16 +19,16 @@ from tests.live.postfix import open_directory, wait_until
 from tests.milter.raw_client import ALL_PROTOCOL, LEADING_SPACE, NO_HEADER_REPLY, Mail, RawClient
 from tests.milter.server import ROOT, MilterProcess, milter_process
 
-LIBRARIES = ("own", "pymilter")
+IMPLEMENTATIONS = ("own", "pymilter")
 
 
-def options_for(library: str) -> dict[str, Any]:
-    if library == "pymilter":
+def options_for(implementation: str) -> dict[str, Any]:
+    if implementation == "pymilter":
         pytest.importorskip("milter", reason="pymilter is not installed")
-    return {"library": library}
+    return {"implementation": implementation}
 
 
-@pytest.fixture(scope="module", params=LIBRARIES)
+@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
 def milter(request: pytest.FixtureRequest) -> Iterator[MilterProcess]:
     options = options_for(request.param) | {
         "judge_timeout_s": 1,
@@ -215,10 +215,10 @@ def test_slow_judgements_do_not_wait_for_each_other(milter: MilterProcess) -> No
     assert time.monotonic() - started < 3
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_are_the_main_programs_and_drain(number: signal.Signals, library: str) -> None:
-    with open_directory() as directory, milter_process(directory, options_for(library)) as milter:
+def test_signals_are_the_main_programs_and_drain(number: signal.Signals, implementation: str) -> None:
+    with open_directory() as directory, milter_process(directory, options_for(implementation)) as milter:
         milter.signal(signal.SIGHUP)
         assert milter.read_line() == "reloaded", "libmilter would have stopped"
         with RawClient(milter.socket) as busy, RawClient(milter.socket) as idle:
@@ -241,9 +241,9 @@ def test_signals_are_the_main_programs_and_drain(number: signal.Signals, library
         assert not milter.socket.exists()
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_draining_does_not_wait_for_ever(library: str) -> None:
-    options = options_for(library) | {"drain_s": 0.3}
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_draining_does_not_wait_for_ever(implementation: str) -> None:
+    options = options_for(implementation) | {"drain_s": 0.3}
     with open_directory() as directory, milter_process(directory, options) as milter:
         with RawClient(milter.socket) as stuck:
             stuck.connect()

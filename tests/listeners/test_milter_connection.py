@@ -8,14 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.listeners.milter import (
-    ACTIONS,
-    MAX_WAITING_BYTES,
-    PROTOCOL,
-    MilterConnection,
-    MilterListener,
-    MilterSocket,
-)
+from gateway.listeners.milter import MilterListener, MilterSocket
+from gateway.listeners.milter_connection import ACTIONS, MAX_WAITING_BYTES, PROTOCOL, MilterConnection
 from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
@@ -115,6 +109,7 @@ class Bench:
             asks=lambda _stage: asks,
         )
         self.connection = MilterConnection(self.listener)
+        self.listener.opened(self.connection)
         self.connection.connection_made(self.wire)
 
     async def send(self, *data: bytes) -> str:
@@ -268,13 +263,11 @@ async def test_macros_that_nobody_reads_are_not_kept() -> None:
 
 async def test_connections_have_an_end() -> None:
     bench = Bench(max_sessions=1)
-    second, third = (MilterConnection(bench.listener) for _ in range(2))
-    wires = Wire(), Wire()
-    second.connection_made(wires[0])
-    third.connection_made(wires[1])
-    assert [wire.is_closed for wire in wires] == [False, True]
-    third.connection_lost(None)
+    second, third, fourth = (MilterConnection(bench.listener) for _ in range(3))
+    assert [bench.listener.opened(each) for each in (second, third)] == [True, False]
     second.connection_lost(None)
+    assert bench.listener.opened(fourth), "there is room again"
+    fourth.connection_lost(None)
     bench.connection.connection_lost(None)
     assert not bench.listener.connections
 

@@ -22,9 +22,9 @@ FOLDED: Final = (b"X-Folded", b" one\n two\n\tthree")
 def sockets() -> Iterator[tuple[Path, Path]]:
     with ExitStack() as stack:
         found = []
-        for library in ("own", "pymilter"):
+        for implementation in ("own", "pymilter"):
             directory = stack.enter_context(open_directory())
-            options = {"library": library, "judge_timeout_s": 1, "max_message_bytes": 100_000}
+            options = {"implementation": implementation, "judge_timeout_s": 1, "max_message_bytes": 100_000}
             found.append(stack.enter_context(milter_process(directory, options)).socket)
         yield found[0], found[1]
 

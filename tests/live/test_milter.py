@@ -31,7 +31,7 @@ class Site:
 
     bed: PostfixBed
     milter: MilterProcess
-    library: str
+    implementation: str
 
     def send(
         self, content: bytes, *, recipient: str = "alice@bed.test", options: tuple[str, ...] = ()
@@ -49,14 +49,14 @@ class Site:
 
 @pytest.fixture(scope="module", params=["own", "pymilter"])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    library: str = request.param
-    if library == "pymilter":
+    implementation: str = request.param
+    if implementation == "pymilter":
         pytest.importorskip("milter", reason="pymilter is not installed")
-    options = _OPTIONS | {"library": library}
+    options = _OPTIONS | {"implementation": implementation}
     with open_directory() as directory, milter_process(directory, options) as milter:
         bed = PostfixBed.start(directory / "postfix", milters=[f"unix:{milter.socket}"], xclient=True)
         try:
-            yield Site(bed, milter, library)
+            yield Site(bed, milter, implementation)
         finally:
             bed.stop()
 
@@ -280,7 +280,7 @@ def test_a_client_without_an_address_is_nobody_and_never_trusted(site: Site) -> 
         client.ehlo()
         assert client.docmd("XCLIENT", "ADDR=[UNAVAILABLE] NAME=[UNAVAILABLE]")[0] == 220
         client.ehlo()
-        if site.library == "pymilter":
+        if site.implementation == "pymilter":
             # Postfix tells of it in a form that libmilter does not take, and drops the connection.
             assert client.mail("a@example.org")[0] == 451
             return

@@ -163,7 +163,7 @@ async def serve(socket: str, captures: str, options: dict[str, Any]) -> None:
     options["trusted_networks"] = tuple(ip_network(one) for one in options.get("trusted_networks", ()))
     asks = options.pop("asks", True)
     drain_s = options.pop("drain_s", 10)
-    library = options.pop("library", "own")
+    implementation = options.pop("implementation", "own")
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -178,7 +178,7 @@ async def serve(socket: str, captures: str, options: dict[str, Any]) -> None:
     sock: MilterSocket | LibmilterSocket
     listener: MilterListener | LibmilterListener
     # The settings have the same attributes, unchecked.
-    if library == "own":
+    if implementation == "own":
         sock = MilterSocket(settings)  # type: ignore[arg-type]
         listener = MilterListener(settings, sock=sock, **given)  # type: ignore[arg-type]
     else:

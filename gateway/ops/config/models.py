@@ -625,7 +625,7 @@ class MilterSettings(Section):
     socket_mode: SocketMode = Field(
         default=0o660, description="Who may connect, as file permissions: 0o660 lets the socket's group in."
     )
-    library: Literal["own", "pymilter"] = Field(
+    implementation: Literal["own", "pymilter"] = Field(
         default="own",
         description='Who speaks the protocol: we ourselves, or libmilter by way of pymilter (needs the extra "milter"; slower).',
     )
