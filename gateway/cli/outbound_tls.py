@@ -12,7 +12,7 @@ from gateway.dns.stub import StubResolver
 from gateway.dns.zone import ZoneResolver
 from gateway.ops.config import Settings
 from gateway.ops.metrics import Metrics
-from gateway.tlspolicy.mta_sts.cache import Change, PolicyEvent, Summary
+from gateway.tlspolicy.mta_sts.events import Change, PolicyEvent, Summary
 from gateway.tlspolicy.mta_sts.policy import Mode
 from gateway.tlspolicy.mta_sts.shelf import PolicyShelf
 

@@ -36,7 +36,7 @@ from gateway.ops.config import DnsSettings, OutboundSettings, OutboundTlsSetting
 from gateway.ops.config.load import load_config
 from gateway.ops.text import printable
 from gateway.tlspolicy.model import Decision, HostPolicy, NoRoute, Route
-from gateway.tlspolicy.mta_sts.cache import PolicyEvent
+from gateway.tlspolicy.mta_sts.events import PolicyEvent
 from gateway.tlspolicy.mta_sts.shelf import MemoryShelf, PolicyShelf, StoredPolicy
 
 _SQLITE: Final = "sqlite:///"

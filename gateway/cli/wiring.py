@@ -33,7 +33,8 @@ from gateway.smtp.relay import LocalDomains
 from gateway.submission import FromCheck, Submission
 from gateway.tlspolicy.dane import ValidationWatch
 from gateway.tlspolicy.decide import Decider, DeciderOptions, DecisionObserver, StsSource
-from gateway.tlspolicy.mta_sts.cache import PolicyCache, PolicyEvent
+from gateway.tlspolicy.mta_sts.cache import PolicyCache
+from gateway.tlspolicy.mta_sts.events import PolicyEvent
 from gateway.tlspolicy.mta_sts.fetch import FetchOptions, HttpsFetcher
 from gateway.tlspolicy.mta_sts.shelf import MemoryShelf, PolicyShelf
 from gateway.trace.addresses import AddressHider

@@ -1,7 +1,7 @@
 """All numbers of one process, or of several added up, and how Prometheus gets them.
 
 A number is declared once, here it is counted, added to other processes' and shown: nothing that is declared can be left out of
-the sum over the workers. The lock is held for one increment, or while one metric is copied, never for a whole scrape.
+the sum over the workers. The lock is held while what some messages reported is counted, or while one metric is copied, never for a whole scrape.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -33,7 +33,7 @@ from gateway.ops.labels import OwnDomains
 from gateway.ops.metrics import Metrics
 from gateway.policy import load_rules
 from gateway.tlspolicy.model import Decision, Demand, NoRoute, TlsLevel, TlsProblem
-from gateway.tlspolicy.mta_sts.cache import Change, LookUp
+from gateway.tlspolicy.mta_sts.events import Change, LookUp
 from gateway.verdict import Answered, Disposition
 from tests.ops.evidence import REJECTED, envelope
 

@@ -29,7 +29,7 @@ from gateway.ops.metrics import Metrics
 from gateway.ops.tally import MAX_SERIES, Spread
 from gateway.ops.workers import Ledger
 from gateway.tlspolicy.model import Decision, Demand, NoRoute, StsView, TlsLevel, TlsProblem
-from gateway.tlspolicy.mta_sts.cache import Change, Summary
+from gateway.tlspolicy.mta_sts.events import Change, Summary
 from gateway.verdict import Answered, Disposition, Shadow, Stage, Verdict
 from tests.ops.evidence import FORGED, REJECTED, envelope
 

@@ -8,30 +8,23 @@ import asyncio
 import heapq
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any, Final, TypeVar, assert_never
 
 import structlog
 
 from gateway.dns.resolver import Answer, NotFound, Outcome, RecordType, Resolver, Temporary
 from gateway.tlspolicy.model import StsView, TlsProblem
+from gateway.tlspolicy.mta_sts.events import Change, LookUp, PolicyEvent, Summary
+from gateway.tlspolicy.mta_sts.failures import FAILURE_HOLDS, Failures, is_open, remember
 from gateway.tlspolicy.mta_sts.fetch import Fetched, Fetcher, FetchFailure
 from gateway.tlspolicy.mta_sts.policy import Mode, Policy, PolicyError, parse_policy
 from gateway.tlspolicy.mta_sts.record import RecordError, is_sts_record, parse_record
 from gateway.tlspolicy.mta_sts.shelf import PolicyShelf, ShelfError, StoredPolicy
 
-FIRST_WORD_WITHIN: Final = timedelta(minutes=15)
-"""So long mail to a domain of which nothing is known waits where it cannot be found out whether there is a policy.
-
-The trouble may be our own resolver's, and then nobody's mail must leave unprotected for it. Should it last, it is the domain's:
-RFC 8461 §3.1 knows no answer for that, and its mail goes as if there were no policy.
-"""
-TROUBLE_FORGOTTEN: Final = timedelta(days=1)
-FAILURE_HOLDS: Final = timedelta(minutes=5)  # RFC 8461 §3.3: at least so long, per version of the policy
 RENEW_AFTER: Final = timedelta(days=1)  # RFC 8461 §3.3 suggests once a day
 RENEW_AGAIN_MOST: Final = timedelta(hours=1)
 JITTER: Final = 0.2
@@ -53,70 +46,7 @@ SHELF_AGAIN: Final = timedelta(seconds=30)
 _ENTRY_BYTES: Final = 1_000
 _PATTERN_BYTES: Final = 150  # twice: the pattern, and its line for reports
 
-_UNDECIDED: Final = frozenset({TlsProblem.STS_DNS, TlsProblem.STS_FETCH_BUSY})
-"""What leaves it open whether the domain has a policy."""
-
 _T = TypeVar("_T")
-
-
-class Change(StrEnum):
-    """What became of a policy; the words are the metric's labels."""
-
-    FETCHED = "fetched"  # a policy that was not known, or a new version of one
-    RENEWED = "renewed"  # the same policy, good for another max_age
-    WEAKENED = (
-        "weakened"  # it was enforced and now demands less: ask the domain's postmaster whether that was meant
-    )
-    MX_CHANGED = "mx-changed"  # still enforced, for other hosts
-    EXPIRED = (
-        "expired"  # an enforced policy ran out without being renewed: deliveries are no longer protected
-    )
-    RECORD_GONE = "record-gone"  # the record went, the enforced policy stands until it expires
-    FETCH_FAILED = "fetch-failed"  # the problem says why; a known policy stands
-    SHELF_FAILED = "shelf-failed"  # the store cannot be used; what is in memory stands
-
-
-class LookUp(StrEnum):
-    """How the question for a domain's policy was answered; the words are the metric's labels."""
-
-    HIT = "hit"  # a known policy, and its record has not changed
-    FETCHED = "fetched"  # the policy was fetched first
-    STANDS = "stands"  # a known policy, though its record or its newer version could not be had
-    FAILED = "failed"  # there may be one, and it could not be had
-    NONE = "none"  # the domain has none
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """The policies in memory.
-
-    Attributes:
-        by_mode: how many, by mode.
-        nearest_end: when the first of the enforced ones runs out; None: there is none.
-        overdue: enforced ones of which less than a quarter of their life is left: renewing has failed for long.
-    """
-
-    by_mode: Mapping[str, int]
-    nearest_end: datetime | None
-    overdue: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyEvent:
-    """For the log and the metrics.
-
-    Attributes:
-        before: the mode that held, None where no policy did.
-        mode: the mode that holds now.
-        detail: for people; may hold a stranger's text.
-    """
-
-    change: Change
-    domain: str
-    before: Mode | None = None
-    mode: Mode | None = None
-    problem: TlsProblem | None = None
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,23 +59,6 @@ class _Held:
     expires: datetime
     renew: datetime
     size: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A fetch that failed."""
-
-    identifier: str
-    at: datetime
-    problem: TlsProblem
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    """Nothing could be found out about a domain, at first and lately."""
-
-    since: datetime
-    last: datetime
 
 
 def _ignore(_event: PolicyEvent) -> None:
@@ -192,8 +105,7 @@ class PolicyCache:
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._held_bytes = 0
         self._renewals: list[tuple[datetime, str]] = []
-        self._failures: OrderedDict[str, _Failure] = OrderedDict()
-        self._troubled: OrderedDict[str, _Trouble] = OrderedDict()
+        self._failures = Failures(MAX_STRANGERS, now)
         self._not_on_shelf: OrderedDict[str, None] = OrderedDict()
         self._shelf_again: datetime | None = None
         self._gone: set[str] = set()
@@ -223,12 +135,12 @@ class PolicyCache:
         if identifier is not None:
             self._gone.discard(domain)
             if held is None or held.view.identifier != identifier:
-                problem = self._failed_lately(domain, identifier)
+                problem = self._failures.lately(domain, identifier)
                 if problem is None:
                     was_fetched = True
                     untried = await asyncio.shield(self._fetch_once(domain, identifier))
                     held = self._unexpired(domain)
-                    problem = self._failed_lately(domain, identifier) or untried
+                    problem = self._failures.lately(domain, identifier) or untried
         if held is None and problem is not None:  # another process may have been luckier
             self._not_on_shelf.pop(domain, None)
             await self._recall(domain)
@@ -237,12 +149,10 @@ class PolicyCache:
             view = self._without_record(domain, held, problem)
         else:
             view = _view(held, identifier, problem)
-        if held is None and (
-            problem in _UNDECIDED or (problem is not None and self._shelf_again is not None)
-        ):
-            view = replace(view, is_unknown=self._still_waits(domain))
+        if held is None and problem is not None and (is_open(problem) or self._shelf_again is not None):
+            view = replace(view, is_unknown=self._failures.still_waits(domain))
         else:
-            self._troubled.pop(domain, None)
+            self._failures.found_out(domain)
         return view, _look_up_of(view, was_fetched=was_fetched)
 
     def _without_record(self, domain: str, held: _Held | None, problem: TlsProblem | None) -> StsView:
@@ -256,20 +166,6 @@ class PolicyCache:
                 self._gone.add(domain)
                 self._tell(Change.RECORD_GONE, domain, mode, mode, problem=problem)
         return held.view if problem is None else replace(held.view, problem=problem)
-
-    def _still_waits(self, domain: str) -> bool:
-        """Whether mail waits for a first word about the domain."""
-        now = self._now()
-        trouble = self._troubled.get(domain)
-        since = now if trouble is None or now - trouble.last >= TROUBLE_FORGOTTEN else trouble.since
-        _remember(self._troubled, domain, _Trouble(since, now), MAX_STRANGERS)
-        return now - since < FIRST_WORD_WITHIN
-
-    def _failed_lately(self, domain: str, identifier: str) -> TlsProblem | None:
-        failure = self._failures.get(domain)
-        if failure is None or failure.identifier != identifier or self._now() - failure.at >= FAILURE_HOLDS:
-            return None
-        return failure.problem
 
     def summary(self) -> Summary:
         """What is in memory; looks at each policy, which is some 10 ms where there are 50,000."""
@@ -297,14 +193,13 @@ class PolicyCache:
         result = await self._fetcher.fetch(domain)
         match result:
             case Fetched():
-                self._failures.pop(domain, None)
+                self._failures.fetched(domain)
                 self._take(domain, identifier, result)
                 return None
             case FetchFailure():
-                was_tried = result.problem is not TlsProblem.STS_FETCH_BUSY
+                was_tried = not is_open(result.problem)
                 if was_tried:
-                    failure = _Failure(identifier, self._now(), result.problem)
-                    _remember(self._failures, domain, failure, MAX_STRANGERS)
+                    self._failures.failed(domain, identifier, result.problem)
                 held = self._unexpired(domain)
                 mode = held.policy.mode if held is not None else None
                 self._tell(
@@ -377,7 +272,7 @@ class PolicyCache:
                 return
             if identifier is None:
                 self._without_record(domain, held, problem)
-            elif self._failed_lately(domain, identifier) is None:
+            elif self._failures.lately(domain, identifier) is None:
                 await asyncio.shield(self._fetch_once(domain, identifier))
         held = self._unexpired(domain)
         if held is not None and held.renew <= self._now():  # nothing new could be had
@@ -415,7 +310,7 @@ class PolicyCache:
         if stored is not None and (held is None or stored.fetched > held.fetched):
             self._hold_stored(stored)
         elif held is None and self._shelf_again is None:  # it did answer
-            _remember(self._not_on_shelf, domain, None, MAX_STRANGERS)
+            remember(self._not_on_shelf, domain, None, MAX_STRANGERS)
 
     def _unexpired(self, domain: str) -> _Held | None:
         held = self._held.get(domain)
@@ -427,7 +322,7 @@ class PolicyCache:
         self._forget(domain)
         if held.policy.mode is Mode.ENFORCE:
             self._tell(Change.EXPIRED, domain, held.policy.mode, None)
-        _remember(self._not_on_shelf, domain, None, MAX_STRANGERS)
+        remember(self._not_on_shelf, domain, None, MAX_STRANGERS)
         self._begin(self._drop(domain))
         return None
 
@@ -586,11 +481,3 @@ def _change(before: Policy | None, policy: Policy) -> Change:
         if set(before.mx) != set(policy.mx):
             return Change.MX_CHANGED
     return Change.RENEWED if before == policy else Change.FETCHED
-
-
-def _remember(memory: OrderedDict[str, _T], domain: str, value: _T, limit: int) -> None:
-    """Keep the newest, up to the limit."""
-    memory[domain] = value
-    memory.move_to_end(domain)
-    if len(memory) > limit:
-        memory.popitem(last=False)

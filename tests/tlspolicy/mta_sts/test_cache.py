@@ -6,19 +6,9 @@ import pytest
 from gateway.dns.resolver import Outcome, RecordType
 from gateway.dns.zone import ZoneResolver
 from gateway.tlspolicy.model import StsView, TlsProblem
-from gateway.tlspolicy.mta_sts.cache import (
-    FAILURE_HOLDS,
-    FIRST_WORD_WITHIN,
-    JITTER,
-    RENEW_AFTER,
-    SHELF_AGAIN,
-    TROUBLE_FORGOTTEN,
-    Change,
-    LookUp,
-    PolicyCache,
-    PolicyEvent,
-    Summary,
-)
+from gateway.tlspolicy.mta_sts.cache import JITTER, RENEW_AFTER, SHELF_AGAIN, PolicyCache
+from gateway.tlspolicy.mta_sts.events import Change, LookUp, PolicyEvent, Summary
+from gateway.tlspolicy.mta_sts.failures import FAILURE_HOLDS, FIRST_WORD_WITHIN, TROUBLE_FORGOTTEN
 from gateway.tlspolicy.mta_sts.fetch import Fetched, FetchFailure
 from gateway.tlspolicy.mta_sts.policy import parse_policy
 from gateway.tlspolicy.mta_sts.shelf import MemoryShelf, ShelfError, StoredPolicy
