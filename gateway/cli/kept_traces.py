@@ -117,7 +117,8 @@ def _mailbox(text: str) -> Mailbox | None:
 
 def _author(trace: Trace) -> Author | NoAuthor | None:
     if trace.author_fault is not None:
-        return NoAuthor(AuthorFault(trace.author_fault), ())
+        known = trace.author_fault in list(AuthorFault)  # another release may have had other words
+        return NoAuthor(AuthorFault(trace.author_fault), ()) if known else None
     mailbox = _mailbox(trace.author) if trace.author else None
     return None if mailbox is None else Author(mailbox, None, 0)
 

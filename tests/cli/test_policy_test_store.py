@@ -279,3 +279,9 @@ def test_a_recipient_without_a_domain_is_known_as_the_rules_know_it() -> None:
     postmaster = recall(trace(recipients=(Addressee("Postmaster", 250),)), ())
     assert postmaster.recipients == (None,)
     assert postmaster.facts["recipient"] == (Recipient(mailbox=None).mailbox,)
+
+
+def test_a_fault_of_another_release_is_an_unknown_fact() -> None:
+    facts = known_facts(trace("a.1", author=None, author_fault="from-in-klingon"), TRUSTED_SEALERS)
+    assert not {"author", "author_fault"} & facts.keys()
+    assert "mail_from" in facts
