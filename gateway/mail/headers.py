@@ -87,7 +87,7 @@ def break_text(text: str, *, after: str = "") -> list[str]:
     return pieces
 
 
-def fold_line(pieces: Iterable[str], line: str = "", *, column: int = len(INDENT)) -> tuple[str, int]:
+def fold_line(pieces: Sequence[str], line: str = "", *, column: int = len(INDENT)) -> tuple[str, int]:
     """Write pieces that must not be broken behind one another, folded before the piece that would pass column 78.
 
     Args:
@@ -101,6 +101,11 @@ def fold_line(pieces: Iterable[str], line: str = "", *, column: int = len(INDENT
     Raises:
         ValueError: a piece over the limit of a line, or an empty one: a mistake of ours.
     """
+    whole = " ".join(pieces)
+    if not line and column + len(whole) <= FOLD_AT and whole.isascii() and whole.isprintable():
+        words = whole.split(" ")
+        if "" not in words:  # no piece is blank, and nothing has to be folded or replaced: nearly always
+            return whole, column + len(whole)
     for raw in pieces:
         # The last line of defence: no piece can end the field, whoever made it.
         piece = raw if raw.isprintable() else "".join([c if c.isprintable() else "?" for c in raw])

@@ -21,6 +21,9 @@ from gateway.smtp.xclient import write_xclient
 MAX_REPLY_LINE_BYTES: Final = 4096  # RFC 5321 §4.5.3.1.5 says 512; long texts are cut when they are passed on
 MAX_REPLY_LINES: Final = 128
 
+_SHORT_BYTES: Final = 40
+"""Longer ones differ each time."""
+
 _CODE: Final = re.compile(rb"[2-5][0-9]{2}(?:[ -]|\Z)")
 _HELO_NAME: Final = re.compile(r"[!-~]{1,255}")
 _SERVICE_READY: Final = 220
@@ -72,9 +75,9 @@ class Answer(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _parse_short(line: bytes) -> Reply:
-    """Most replies are the same few dozen bytes every time."""
-    return parse_reply([line])
+def _parse_short(line: bytes) -> Reply | None:
+    """Most replies are the same few dozen bytes every time. None: more of it follows, or it is none."""
+    return parse_reply([line.removesuffix(b"\r")]) if _CODE.match(line) and line[3:4] != b"-" else None
 
 
 class ReplyReader:
@@ -103,11 +106,11 @@ class ReplyReader:
         return [reply for line in lines if (reply := self._add(line))]
 
     def _add(self, line: bytes) -> Reply | None:
+        if not self._lines and len(line) <= _SHORT_BYTES and (reply := _parse_short(line)):
+            return reply
         line = line.removesuffix(b"\r")
         if len(line) > MAX_REPLY_LINE_BYTES or not _CODE.match(line):
             raise ParseError(f"not an SMTP reply: {line[:80]!r}")
-        if line[3:4] != b"-" and not self._lines:
-            return _parse_short(line) if len(line) <= 40 else parse_reply([line])  # noqa: PLR2004 - longer ones differ
         self._lines.append(line)
         if line[3:4] == b"-":
             if len(self._lines) >= MAX_REPLY_LINES:
