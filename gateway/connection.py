@@ -7,7 +7,7 @@ domain say of them is the same each time, for as long as the DNS answers that it
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from gateway.auth.iprev import check_iprev
@@ -19,6 +19,7 @@ from gateway.dns.memory import Watch
 from gateway.dns.resolver import Outcome
 from gateway.mail.address import Mailbox
 from gateway.mail.envelope import IpAddress, Session
+from gateway.mail.value import Value, replace
 
 MAX_ENTRIES: Final = 20_000
 """Each takes about 2 KB."""
@@ -26,8 +27,7 @@ MAX_ENTRIES: Final = 20_000
 _LOCAL_PART_MACROS: Final = (b"%{l", b"%{s")  # RFC 7208 §7.2: local-part, sender
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionEvidence:
+class ConnectionEvidence(Value, frozen=True, kw_only=True):
     """The results of the checks that need no message."""
 
     spf_helo: SpfResult

@@ -7,7 +7,7 @@ message that is stamped `temperror`.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,7 @@ from gateway.auth.arc import check_arc
 from gateway.auth.arc.sets import ChainValidation
 from gateway.auth.dkim.verify import check_dkim
 from gateway.auth.dmarc.remembered import DmarcChecks
-from gateway.auth.results import Evidence, Signing
+from gateway.auth.results import NO_EVIDENCE, Evidence, Signing
 from gateway.auth.sender_domain import check_sender_domain
 from gateway.connection import ConnectionChecks, ConnectionEvidence
 from gateway.dns.budget import BudgetedResolver
@@ -31,6 +31,7 @@ from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.headers import fold_field
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
+from gateway.mail.value import Value, replace
 from gateway.policy.facts import Case, dkim_summary
 from gateway.policy.rules import Mode, Rule, RuleSet
 from gateway.policy.shadow import judge_again, screen_again
@@ -93,8 +94,7 @@ class EngineOptions:
     client_known: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Judged(Value, frozen=True, kw_only=True):
     """One message and what became of it: what logs, metrics and traces are made from."""
 
     envelope: Envelope
@@ -306,7 +306,7 @@ class Engine:
     ) -> Evidence:
         """Everything the checks find. Our own users are not judged: their mail comes from where they are."""
         if envelope.session.is_ours:
-            return Evidence()
+            return NO_EVIDENCE
         resolver = notes.resolver = self._budget()
         now, options = self._clock(), self._options
         connection = await self._check_connection(envelope, resolver)
@@ -338,7 +338,7 @@ class Engine:
 
     async def _connection_evidence(self, envelope: Envelope, resolver: BudgetedResolver) -> Evidence:
         if envelope.session.is_ours:
-            return Evidence()
+            return NO_EVIDENCE
         found = await self._check_connection(envelope, resolver)
         return Evidence(
             spf_helo=found.spf_helo, spf=found.spf, iprev=found.iprev, sender_domain=found.sender_domain

@@ -1,18 +1,18 @@
 """The answer: what is to be done with a message, by which rule, with which words, on what evidence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from gateway.auth.arc.sets import ChainValidation
-from gateway.auth.results import Evidence, Signing
+from gateway.auth.results import NO_EVIDENCE, Evidence, Signing
 from gateway.dns.budget import DnsQuestion
 from gateway.mail.author import Author, NoAuthor
 from gateway.mail.edits import NO_EDITS, Edits
 from gateway.mail.envelope import Envelope
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
+from gateway.mail.value import Value
 
 
 class Disposition(StrEnum):
@@ -43,8 +43,7 @@ class RuleTried(NamedTuple):
     """The conditions were met, and so was the exception (`unless`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shadow:
+class Shadow(Value, frozen=True, kw_only=True):
     """What the shadow rules (`[policy] shadow`) would have done, had they been the live ones.
 
     Attributes:
@@ -88,8 +87,7 @@ class Inquiry(NamedTuple):
     removed: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Value, frozen=True, kw_only=True):
     """The engine's answer for one message (or, before DATA, for what is known by then).
 
     Attributes:
@@ -112,11 +110,11 @@ class Verdict:
     intended: Disposition | None = None
     reply: Reply | None = None
     edits: Edits = NO_EDITS
-    evidence: Evidence = field(default_factory=Evidence)
+    evidence: Evidence = NO_EVIDENCE
     signing: Signing | None = None
     sealed: ChainValidation | None = None
     shadow: Shadow | None = None
-    inquiry: Inquiry | None = field(default=None, compare=False, repr=False)
+    inquiry: Inquiry | None = None
 
     def __post_init__(self) -> None:
         """A refusal has a reply of its own class."""

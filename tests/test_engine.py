@@ -1,7 +1,6 @@
 """The engine on the whole corpus, and what becomes of a message when the fault is ours."""
 
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -11,6 +10,7 @@ from gateway.engine import QUARANTINE_FIELD, Engine, EngineOptions, Judged, OnEr
 from gateway.mail.edits import apply_edits
 from gateway.mail.envelope import Listener
 from gateway.mail.message import Message
+from gateway.mail.value import replace
 from gateway.policy import load_rules, parse_rules
 from gateway.policy.facts import problems
 from gateway.verdict import Disposition, Shadow, Stage

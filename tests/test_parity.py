@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def comparable(verdict: Verdict) -> tuple[object, ...]:
         remove=verdict.edits.remove,
     )
     code = verdict.reply.code if verdict.reply else None
-    return (verdict.disposition, verdict.rule, code, edits, replace(verdict.evidence), verdict.signing)
+    return (verdict.disposition, verdict.rule, code, edits, verdict.evidence, verdict.signing)
 
 
 def without_received(content: bytes) -> bytes:

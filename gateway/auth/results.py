@@ -4,11 +4,12 @@ The result words *are* the enum values; they go as they stand into Authenticatio
 `Problem` names the cause of a result in one token: the log field, the metric label and the anchor in docs/problems.md.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from gateway.mail.authentication_results import MethodResult
 from gateway.mail.envelope import IpAddress
+from gateway.mail.value import Value
 
 
 class SpfStatus(StrEnum):
@@ -154,8 +155,7 @@ class SpfIdentity(StrEnum):
     MAIL_FROM = "mailfrom"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpfResult:
+class SpfResult(Value, frozen=True, kw_only=True):
     """One SPF evaluation.
 
     Attributes:
@@ -177,8 +177,7 @@ class SpfResult:
     problem: Problem | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DkimResult:
+class DkimResult(Value, frozen=True, kw_only=True):
     """One DKIM-Signature field's result.
 
     Attributes:
@@ -228,8 +227,7 @@ class Alignment(StrEnum):
     STRICT = "s"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DmarcRecord:
+class DmarcRecord(Value, frozen=True, kw_only=True):
     """A DMARC Policy Record as published, defaults filled in (RFC 9989 §4.7).
 
     `subdomain_policy` and `nonexistent_policy` are None where not published (they then fall back to `sp`, `p`).
@@ -248,8 +246,7 @@ class DmarcRecord:
     failure_options: str = "0"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DmarcResult:
+class DmarcResult(Value, frozen=True, kw_only=True):
     """The DMARC evaluation of one message.
 
     Attributes:
@@ -277,8 +274,7 @@ class DmarcResult:
     problem: Problem | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArcSet:
+class ArcSet(Value, frozen=True, kw_only=True):
     """One custodian's part of a chain.
 
     Attributes:
@@ -292,8 +288,7 @@ class ArcSet:
     results: tuple[MethodResult, ...] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArcResult:
+class ArcResult(Value, frozen=True, kw_only=True):
     """The chain of one message.
 
     Attributes:
@@ -312,8 +307,7 @@ class ArcResult:
     failed_instance: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IprevResult:
+class IprevResult(Value, frozen=True, kw_only=True):
     """The client's reverse DNS (RFC 8601 §3): `name` is the one that was confirmed."""
 
     status: IprevStatus
@@ -334,8 +328,7 @@ class SenderDomain(StrEnum):
     NOT_CHECKED = "not-checked"  # the null path, an address literal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(Value, frozen=True, kw_only=True):
     """All that was found out about one message. None: not asked, because the session is one of our own."""
 
     spf_helo: SpfResult | None = None
@@ -345,6 +338,9 @@ class Evidence:
     arc: ArcResult | None = None
     iprev: IprevResult | None = None
     sender_domain: SenderDomain = SenderDomain.NOT_CHECKED
+
+
+NO_EVIDENCE: Final = Evidence()
 
 
 class NotSigned(StrEnum):
@@ -357,8 +353,7 @@ class NotSigned(StrEnum):
     ALREADY_SIGNED = "already-signed"  # it bears a good signature of each of our keys
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MadeSignature:
+class MadeSignature(Value, frozen=True, kw_only=True):
     """One signature of ours; `domain` and `selector` are the operator's own names."""
 
     domain: str
@@ -370,8 +365,7 @@ class MadeSignature:
         return f"{self.domain}/{self.selector}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signing:
+class Signing(Value, frozen=True, kw_only=True):
     """What became of signing a message of our own: the signatures, or why there are none."""
 
     made: tuple[MadeSignature, ...] = ()

@@ -25,6 +25,7 @@ from gateway.ops.text import printable, printable_json
 from gateway.store import StoreError
 from gateway.store.engine import open_to_read
 from gateway.store.traces import Traces
+from gateway.trace.document import spell_out
 from gateway.trace.line import TraceLine
 from gateway.trace.model import Trace
 from gateway.trace.search import TraceFilter
@@ -175,7 +176,7 @@ def _moment(option: str, text: str, now: datetime) -> datetime:
 def _show_document(traces: Traces, line: TraceLine) -> None:
     document = traces.document(line.key)
     if document is not None:  # else it went meanwhile
-        sys.stdout.write(f"{printable_json(document)}\n")
+        sys.stdout.write(f"{printable_json(spell_out(document))}\n")
 
 
 def _show_line(_traces: Traces, line: TraceLine) -> None:

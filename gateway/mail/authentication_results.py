@@ -7,7 +7,6 @@ name, and first takes out every field that came in under that name, in whatever 
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -17,6 +16,7 @@ from gateway.mail.edits import NewField
 from gateway.mail.errors import ParseError
 from gateway.mail.headers import comment, fold_line, join_lines, quote_pvalue, quote_value
 from gateway.mail.message import AMBIGUOUS, UNREAD, Message
+from gateway.mail.value import Value
 
 FIELD_NAME: Final = "Authentication-Results"
 
@@ -40,8 +40,7 @@ _NONE: Final[frozenset[int]] = frozenset()
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
 
-@dataclass(frozen=True, slots=True)
-class Property:
+class Property(Value, frozen=True):
     """What a result speaks of (RFC 8601 §2.3): `smtp.mailfrom=a@example.net`; the value may be any text of a peer's."""
 
     ptype: str
@@ -49,8 +48,7 @@ class Property:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class MethodResult:
+class MethodResult(Value, frozen=True):
     """One result (RFC 8601 §2.2 resinfo).
 
     Attributes:

@@ -7,7 +7,6 @@ Sender and Resent-From are ignored: a reader is shown From.
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
@@ -18,6 +17,7 @@ from gateway.mail.comments import end_of_comment
 from gateway.mail.encoded_words import decode_words
 from gateway.mail.errors import ParseError
 from gateway.mail.message import AMBIGUOUS, Defect, Message, has_bare_line_end
+from gateway.mail.value import Value
 
 
 class AuthorFault(StrEnum):
@@ -32,8 +32,7 @@ class AuthorFault(StrEnum):
     AMBIGUOUS_MESSAGE = "ambiguous-message"  # readers may differ in what the header section is
 
 
-@dataclass(frozen=True, slots=True)
-class Author:
+class Author(Value, frozen=True):
     """The one author.
 
     Attributes:
@@ -47,8 +46,7 @@ class Author:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class NoAuthor:
+class NoAuthor(Value, frozen=True):
     """Why there is none.
 
     Attributes:

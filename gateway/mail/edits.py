@@ -1,14 +1,13 @@
 """What the gateway changes in a message: fields put on top, fields taken out. Nothing else is ever touched."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from gateway.mail.message import Message
+from gateway.mail.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class NewField:
+class NewField(Value, frozen=True):
     """A header field to put in, made by `gateway.mail.headers` and by nothing else.
 
     Attributes:
@@ -24,8 +23,7 @@ class NewField:
         return f"{self.name}: {self.value}\r\n".encode()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Edits:
+class Edits(Value, frozen=True, kw_only=True):
     """The difference between the message received and the message handed on.
 
     Attributes:

@@ -1,11 +1,11 @@
 """Who is talking to us, and what they said before the message: the session and the envelope (RFC 5321 §2.3.1)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
 from gateway.mail.address import Mailbox
+from gateway.mail.value import Value, field
 
 IpAddress = IPv4Address | IPv6Address
 
@@ -25,16 +25,14 @@ class Listener(StrEnum):
     CHECK = "check"  # `gateway check`: a saved message, judged offline
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
+class Tls(Value, frozen=True, kw_only=True):
     """What protects the session, as the TLS library names it: `TLSv1.3`, `TLS_AES_256_GCM_SHA384`."""
 
     version: str
     cipher: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(Value, frozen=True, kw_only=True):
     """One connection from a client, as it stood when a message was given to us.
 
     Attributes:
@@ -65,8 +63,7 @@ class Session:
         return self.trusted or self.login is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipient:
+class Recipient(Value, frozen=True, kw_only=True):
     """One accepted RCPT.
 
     Attributes:
@@ -78,8 +75,7 @@ class Recipient:
     params: Mapping[str, str | None] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+class Envelope(Value, frozen=True, kw_only=True):
     """One mail transaction.
 
     Attributes:

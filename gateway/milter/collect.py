@@ -9,7 +9,7 @@ ends with its header section looks as if it had an empty line behind it; its bod
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import Final
 
@@ -17,6 +17,7 @@ from gateway.mail.address import Mailbox, parse_forward_path, parse_path
 from gateway.mail.envelope import Envelope, IpAddress, Listener, Recipient, Session, Tls, unmapped
 from gateway.mail.errors import ParseError
 from gateway.mail.message import Message
+from gateway.mail.value import replace
 from gateway.milter.spool import Spool
 from gateway.milter.wire import MacroStage
 

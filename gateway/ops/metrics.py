@@ -6,9 +6,8 @@ of time series grow. docs/metrics.md lists every metric; a test compares.
 
 import platform
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from gateway import __version__
 from gateway.auth.results import Problem
@@ -39,8 +38,10 @@ _LACKS: Final = {
     TlsProblem.TLS_REFUSED: Downgrade.TLS_MISSING,
 }
 
-TOGETHER: Final = 256
-"""Observations that wait to be counted: those of some twenty messages."""
+TOGETHER: Final = 64
+"""So many commands, replies, messages, verdicts or questions wait to be counted: those of some twenty messages."""
+
+_Seen = TypeVar("_Seen")
 
 
 class RowCounts(Protocol):
@@ -96,7 +97,11 @@ class Metrics(Instruments):
 
     def __init__(self, *, workers: int = 1, worker: str = "0") -> None:
         super().__init__()
-        self._waiting: Final[deque[tuple[Callable[..., None], tuple[Any, ...]]]] = deque()
+        self._seen_commands: Final[list[tuple[Listener, str, int]]] = []
+        self._seen_replies: Final[list[tuple[str, int, float]]] = []
+        self._seen_messages: Final[list[tuple[Listener, Answered, float]]] = []
+        self._seen_judged: Final[list[tuple[Verdict, Listener, str, float]]] = []
+        self._seen_queries: Final[list[DnsObservation]] = []
         self.ask_at_scrape(self._count_up)
         self.own_domains = OwnDomains()
         self._worker: Final = worker
@@ -109,17 +114,18 @@ class Metrics(Instruments):
 
     # What every message reports waits until there is enough of it, or somebody asks: counted one after the other it costs half.
 
-    def _later(self, count: Callable[..., None], *what: Any) -> None:
-        self._waiting.append((count, what))
-        if len(self._waiting) >= TOGETHER:
+    def _see(self, seen: list[_Seen], what: _Seen) -> None:
+        seen.append(what)
+        if len(seen) >= TOGETHER:
             self._count_up()
 
     def _count_up(self) -> None:
-        waiting = self._waiting
         with self._lock:  # nobody else takes any out meanwhile
-            while waiting:
-                count, what = waiting.popleft()
-                count(*what)
+            self._count_commands(_take(self._seen_commands))
+            self._count_replies(_take(self._seen_replies))
+            self._count_messages(_take(self._seen_messages))
+            self._count_judged(_take(self._seen_judged))
+            self._count_queries(_take(self._seen_queries))
 
     # What the listeners report
 
@@ -141,10 +147,10 @@ class Metrics(Instruments):
 
     def command(self, listener: Listener, verb: str, code: int) -> None:
         """A command was answered. `verb` is one of those that we know, or `other`; never a client's own word."""
-        self._later(self._count_command, listener, verb, code)
+        self._see(self._seen_commands, (listener, verb, code))
 
-    def _count_command(self, listener: Listener, verb: str, code: int) -> None:
-        self._commands.add((listener, verb, _CODES.get(code, OTHER)))
+    def _count_commands(self, seen: Sequence[tuple[Listener, str, int]]) -> None:
+        self._commands.add_each([(listener, verb, _CODES.get(code, OTHER)) for listener, verb, code in seen])
 
     def login(self, listener: Listener, mechanism: str, outcome: str) -> None:
         """A log-in was answered. `mechanism` is one of those that are relayed, or `other`; never a client's own word."""
@@ -153,22 +159,24 @@ class Metrics(Instruments):
 
     def message(self, listener: Listener, answered: Answered) -> None:
         """A message was answered at the end of its data; `judged` counts what became of it."""
-        self._later(self._count_message, listener, answered, time.time())
+        self._see(self._seen_messages, (listener, answered, time.time()))
 
-    def _count_message(self, listener: Listener, answered: Answered, at: float) -> None:
-        self._seconds.observe(answered.seconds, (listener,), trace_id=answered.id, at=at)
-        self._size.observe(answered.size)
-        self._bytes.add((listener, "in"), answered.size)
-        if answered.is_handed_on:
-            self._bytes.add((listener, "out"), answered.size)
+    def _count_messages(self, seen: Sequence[tuple[Listener, Answered, float]]) -> None:
+        for listener, answered, at in seen:
+            self._seconds.observe(answered.seconds, (listener,), trace_id=answered.id, at=at)
+            self._size.observe(answered.size)
+            self._bytes.add((listener, "in"), answered.size)
+            if answered.is_handed_on:
+                self._bytes.add((listener, "out"), answered.size)
 
     def downstream_reply(self, command: str, code: int, seconds: float) -> None:
         """The mail server replied."""
-        self._later(self._count_reply, command, code, seconds)
+        self._see(self._seen_replies, (command, code, seconds))
 
-    def _count_reply(self, command: str, code: int, seconds: float) -> None:
-        self._replies.add((command, _CODES.get(code, OTHER)))
-        self._reply_seconds.observe(seconds, (command,))
+    def _count_replies(self, seen: Sequence[tuple[str, int, float]]) -> None:
+        for command, _, seconds in seen:
+            self._reply_seconds.observe(seconds, (command,))
+        self._replies.add_each([(command, _CODES.get(code, OTHER)) for command, code, _ in seen])
 
     def downstream_failed(self, failure: str) -> None:
         """The mail server could not be reached, or broke the protocol; `failure` is a word of the listener's own enum."""
@@ -218,23 +226,30 @@ class Metrics(Instruments):
 
     def judged(self, verdict: Verdict, envelope: Envelope) -> None:
         """A message was judged."""
-        self._later(self._count_judged, verdict, envelope.session.listener, envelope.id, time.time())
+        self._see(self._seen_judged, (verdict, envelope.session.listener, envelope.id, time.time()))
 
-    def _count_judged(self, verdict: Verdict, listener: Listener, identifier: str, at: float) -> None:
-        evidence = verdict.evidence
-        self._messages.add_message((listener, verdict.disposition, verdict.rule), identifier, at=at)
-        if verdict.intended is not None and verdict.intended is not verdict.disposition:
-            self._monitored.add((verdict.intended, verdict.rule))
-        if verdict.shadow is not None:
-            self._differs(verdict, verdict.shadow)
-        for labels in auth_results(evidence):
-            self._results.add(labels)
-        for signature in evidence.dkim:
-            self._dkim.add(dkim_form(signature))
-        self._judged_dmarc(verdict)
-        self._signed(verdict)
-        if verdict.rule == Problem.INTERNAL:
-            self._faults.add()
+    def _count_judged(self, seen: Sequence[tuple[Verdict, Listener, str, float]]) -> None:
+        messages: list[Labels] = []
+        latest: dict[Labels, tuple[str, float]] = {}
+        results: list[Labels] = []
+        for verdict, listener, identifier, at in seen:
+            labels = listener, verdict.disposition, verdict.rule
+            messages.append(labels)
+            latest[labels] = identifier, at
+            results += auth_results(verdict.evidence)
+            if verdict.intended is not None and verdict.intended is not verdict.disposition:
+                self._monitored.add((verdict.intended, verdict.rule))
+            if verdict.shadow is not None:
+                self._differs(verdict, verdict.shadow)
+            if verdict.rule == Problem.INTERNAL:
+                self._faults.add()
+            self._signed(verdict)
+            self._judged_dmarc(verdict)
+        self._messages.add_messages(messages, latest)
+        self._results.add_each(results)
+        self._dkim.add_each(
+            [dkim_form(signature) for verdict, *_ in seen for signature in verdict.evidence.dkim]
+        )
 
     def _differs(self, verdict: Verdict, shadow: Shadow) -> None:
         disposition = shadow.disposition
@@ -276,13 +291,15 @@ class Metrics(Instruments):
 
     def dns(self, observation: DnsObservation) -> None:
         """A check asked the DNS."""
-        self._later(self._count_query, observation)
+        self._see(self._seen_queries, observation)
 
-    def _count_query(self, observation: DnsObservation) -> None:
-        record_type = observation.record_type
-        self._queries.add((record_type, observation.outcome, "yes" if observation.cached else "no"))
-        if not observation.cached:
-            self._query_seconds.observe(observation.seconds, (record_type,))
+    def _count_queries(self, seen: Sequence[DnsObservation]) -> None:
+        self._queries.add_each(
+            [(each.record_type, each.outcome, "yes" if each.cached else "no") for each in seen]
+        )
+        for each in seen:
+            if not each.cached:
+                self._query_seconds.observe(each.seconds, (each.record_type,))
 
     # Outbound TLS
 
@@ -431,3 +448,10 @@ def _problems(decision: Decision) -> set[str]:
     for host in decision.hosts:
         found |= {host.problem, host.note}
     return {problem for problem in found if problem is not None}
+
+
+def _take(seen: list[_Seen]) -> list[_Seen]:
+    """All of it. What another thread adds meanwhile stays for the next time."""
+    taken = seen[:]
+    del seen[: len(taken)]
+    return taken

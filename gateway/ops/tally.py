@@ -5,7 +5,8 @@ increment is one dictionary entry, and the work is done at the scrape. `gateway.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
@@ -74,11 +75,17 @@ class Tally:
             labels = bounded(labels, len(self.values))
             self.values[labels] = self.values.get(labels, 0) + amount
 
-    def add_message(self, labels: Labels, trace_id: str, *, at: float) -> None:
-        """Count a message of then, and remember it as the latest."""
-        self.add(labels)
-        if labels in self.values:
-            self.exemplars[labels] = Exemplar(trace_id[:MAX_TRACE_ID_CHARACTERS], 1, at)
+    def add_each(self, seen: Iterable[Labels]) -> None:
+        """Count each of these."""
+        for labels, count in Counter(seen).items():
+            self.add(labels, count)
+
+    def add_messages(self, seen: Iterable[Labels], latest: Mapping[Labels, tuple[str, float]]) -> None:
+        """Count messages, and remember of those with the same labels the latest: its trace id, and when it was."""
+        self.add_each(seen)
+        for labels, (trace_id, at) in latest.items():
+            if labels in self.values:
+                self.exemplars[labels] = Exemplar(trace_id[:MAX_TRACE_ID_CHARACTERS], 1, at)
 
     def set(self, value: float, labels: Labels = ()) -> None:
         """Let a gauge have this value."""

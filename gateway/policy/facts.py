@@ -29,6 +29,7 @@ from gateway.mail.author import Author, AuthorFault, NoAuthor
 from gateway.mail.envelope import Envelope, Listener
 from gateway.mail.errors import ParseError
 from gateway.mail.message import Defect, Message
+from gateway.mail.value import Value
 from gateway.verdict import Stage
 
 Fact = object
@@ -39,8 +40,7 @@ Matcher = Callable[[Fact], bool]
 NULL_PATH: Final = "<>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class Case(Value, frozen=True, kw_only=True):
     """All that is known when rules are tried. Before the message stage `message` and `author` are None.
 
     Attributes:

@@ -5,9 +5,9 @@ gone under it: its sender, each of its recipients, the message. A sender or reci
 file's rules for the same stage, and what the file would have said of the message then nobody can know.
 """
 
-from dataclasses import replace
 from typing import Final
 
+from gateway.mail.value import replace
 from gateway.policy.facts import Case
 from gateway.policy.rules import Mode, Rule, RuleSet
 from gateway.verdict import Disposition, Shadow, Stage

@@ -1,13 +1,13 @@
 """What all parts of a session share: where it stands, whose turn it is, what is to be said and done next."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from gateway.mail.envelope import IpAddress, Session
 from gateway.mail.reply import Reply
+from gateway.mail.value import replace
 from gateway.smtp import replies
 from gateway.smtp.backend import CONTINUE_LOGIN, Backend
 from gateway.smtp.client import DownstreamFailure, Step

@@ -1,17 +1,17 @@
 """What a server offers in its EHLO reply (RFC 5321 §4.1.1.1), and how we mirror it: promising only what can be kept."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from gateway.mail.reply import Reply
+from gateway.mail.value import Value, field
 
 _SIZE: Final = re.compile(r"[0-9]{1,20}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
+class Capabilities(Value, frozen=True, kw_only=True):
     """What a mail server offers, of that which concerns us.
 
     Attributes:

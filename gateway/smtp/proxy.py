@@ -12,13 +12,13 @@ has sent ahead waits: commands are answered one at a time, in their order (RFC 2
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
 from gateway.mail.envelope import IpAddress, Session, Tls
 from gateway.mail.errors import ParseError
 from gateway.mail.reply import Reply
+from gateway.mail.value import replace
 from gateway.smtp import replies
 from gateway.smtp.client import DownstreamFailure, SmtpClient
 from gateway.smtp.command import (

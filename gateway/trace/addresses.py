@@ -6,12 +6,12 @@ the same address has the same hash in every trace, and whoever has the key (the 
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final
 
 from gateway.auth.results import DkimResult, Evidence, SpfResult
 from gateway.dns.budget import DnsQuestion
 from gateway.mail.envelope import Session
+from gateway.mail.value import replace
 
 MARK: Final = "~"
 """Begins a hash, so that nobody takes it for a local part."""

@@ -1,4 +1,4 @@
-"""A trace as one JSON document: what the store keeps, and what `--json` shows.
+"""A trace as one JSON document: what the store keeps, without what is as ever, and what `--json` shows, with it.
 
 It is written for every message, so it is written by msgspec, which takes a third of pydantic's time for these values and a
 quarter of `json`'s; it is read one at a time, and then every word in it is checked.
@@ -6,11 +6,13 @@ quarter of `json`'s; it is read one at a time, and then every word in it is chec
 
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
-from functools import cache, lru_cache
-from typing import Any, Final, TypeVar, cast
+from functools import cache, lru_cache, partial, reduce
+from operator import or_
+from types import UnionType
+from typing import Annotated, Any, Final, TypeVar, cast, get_args, get_origin
 
 import msgspec
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError, create_model
 
 from gateway.mail.errors import ParseError
 from gateway.trace.model import Trace
@@ -56,18 +58,63 @@ def read_document(document: bytes | str) -> Trace:
         ParseError: it is none, or one of a release that had other words.
     """
     try:
-        found = _reader().model_validate_json(document)
-        return Trace(**{name: getattr(found, name) for name in found.model_fields_set})
+        return _reader().validate_json(document)
     except (ValidationError, ValueError) as error:
         raise ParseError(f"not a trace of this release: {str(error)[:300]}") from error
 
 
+def spell_out(document: str) -> str:
+    """The same with every field in it; one of another release as it is."""
+    try:
+        trace = read_document(document)
+    except ParseError:
+        return document
+    return _encode(_spelled(trace)).decode()
+
+
+def _spelled(value: object) -> object:
+    match value:
+        case msgspec.Struct():
+            return {name: _spelled(getattr(value, name)) for name in value.__struct_fields__}
+        case tuple():
+            return [_spelled(each) for each in value]
+        case _:
+            return value
+
+
 @cache
-def _reader() -> type[BaseModel]:
+def _reader() -> TypeAdapter[Trace]:
     """`Trace` as pydantic knows values. Made when it is first needed: that takes some 30 ms."""
-    known = msgspec.structs.fields(Trace)
-    known_fields: dict[str, Any] = {each.name: (each.type, ... if each.required else None) for each in known}
-    return create_model("Document", **known_fields)
+    return TypeAdapter(_readable(Trace))
+
+
+def _readable(kind: Any) -> Any:
+    """A type as pydantic can read it: structs, which it does not know, by way of models with the same fields."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return Annotated[_model(kind), AfterValidator(partial(_made, kind))]
+    arguments = get_args(kind)
+    if not any(map(_has_struct, arguments)):
+        return kind
+    readable = tuple(map(_readable, arguments))
+    return reduce(or_, readable) if get_origin(kind) is UnionType else get_origin(kind)[readable]
+
+
+def _has_struct(kind: Any) -> bool:
+    return any(map(_has_struct, get_args(kind))) or (
+        isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    )
+
+
+def _model(kind: type[msgspec.Struct]) -> type[BaseModel]:
+    known: dict[str, Any] = {
+        each.name: (_readable(each.type), ... if each.required else None)
+        for each in msgspec.structs.fields(kind)
+    }
+    return create_model(kind.__name__, **known)
+
+
+def _made(kind: type[msgspec.Struct], model: BaseModel) -> msgspec.Struct:
+    return kind(**{name: getattr(model, name) for name in model.model_fields_set})
 
 
 def _cut(value: _T, characters: int, entries: int) -> _T:

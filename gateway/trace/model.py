@@ -4,14 +4,13 @@ The findings are the checks' own results, so that a trace says neither more nor 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from gateway.auth.arc.sets import ChainValidation
-from gateway.auth.results import Evidence, Signing
+from gateway.auth.results import NO_EVIDENCE, Evidence, Signing
 from gateway.dns.budget import DnsQuestion
 from gateway.mail.envelope import IpAddress, Session, Tls
 from gateway.mail.reply import Reply
@@ -34,16 +33,14 @@ class Addressee(NamedTuple):
         return self.code is not None and self.code >= 400  # noqa: PLR2004
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class Heard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the mail server behind us said to the message, and after how long."""
 
     reply: Reply
     ms: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One session of the relay with a remote mail server, or why there was none.
 
     Attributes:
@@ -66,10 +63,7 @@ class Attempt:
     ms: float | None = None
 
 
-NO_EVIDENCE: Final = Evidence()
-
-
-class Trace(msgspec.Struct, frozen=True, kw_only=True):
+class Trace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One mail transaction, from MAIL to its last answer.
 
     A frozen dataclass sets its attributes one by one, which would be the dearest step of telling; this is the same, made at once.

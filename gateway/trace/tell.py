@@ -4,21 +4,21 @@ It copies little: results, replies and the session go in as they are.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
 import structlog
-from msgspec import structs
 
-from gateway.auth.results import ArcResult, Evidence
+from gateway.auth.results import NO_EVIDENCE, ArcResult, Evidence
 from gateway.mail.author import Author, NoAuthor
 from gateway.mail.envelope import Envelope, Recipient
 from gateway.mail.reply import Reply
+from gateway.mail.value import replace
 from gateway.trace.addresses import AddressHider
 from gateway.trace.batch import Batch, Written
-from gateway.trace.model import NO_EVIDENCE, Addressee, Attempt, Heard, Trace
+from gateway.trace.model import Addressee, Attempt, Heard, Trace
 from gateway.verdict import Inquiry, Stage, Verdict
 
 MAX_RECIPIENTS: Final = 100
@@ -164,7 +164,7 @@ def _lean_arc(arc: ArcResult) -> ArcResult:
 
 
 def _hidden(trace: Trace, hider: AddressHider) -> Trace:
-    return structs.replace(
+    return replace(
         trace,
         session=hider.session(trace.session),
         mail_from=hider.address(trace.mail_from),

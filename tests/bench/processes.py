@@ -71,6 +71,14 @@ def tree_cpu(root: int) -> Cpu:
     return used
 
 
+def threads_cpu(pid: int) -> float:
+    """Seconds that a process' living threads have been on a processor, to the nanosecond; `cpu_used` counts by hundredths."""
+    spent = (
+        task.joinpath("schedstat").read_text().split()[0] for task in Path(f"/proc/{pid}/task").iterdir()
+    )
+    return sum(map(int, spent)) / 1e9
+
+
 def resident_mb(pid: int) -> float:
     """Memory of one process that is its own: resident, without what it shares with others by mapping a file."""
     pages = Path(f"/proc/{pid}/statm").read_text().split()

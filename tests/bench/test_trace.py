@@ -17,8 +17,9 @@ import pytest
 from gateway.store.engine import open_to_read
 from gateway.store.traces import MAX_PAGE, Traces
 from tests.bench.corpus import Corpus, write_corpus, write_zone
-from tests.bench.figures import Figures, measure
+from tests.bench.figures import measure
 from tests.bench.load import Load, Way
+from tests.bench.processes import threads_cpu
 from tests.bench.stacks import Gateway, Ground, open_gateway, open_ground
 from tests.live.postfix import open_directory
 from tests.store.databases import until
@@ -58,7 +59,7 @@ def test_what_watching_costs(ground: Ground) -> None:
             more = SHADOW if shadowed else ""
             more += STORE.format(database=database(ground, name)) if traced else ""
             gateways[name] = stack.enter_context(open_gateway(ground, name, more=more, watched=watched))
-        found: dict[tuple[str, str, str], list[Figures]] = {}
+        found: dict[tuple[str, str, str], list[float]] = {}
         for number in range(ROUNDS + 1):
             for sessions, per_session in SESSIONS.items():
                 for kind, way in WAYS.items():
@@ -76,9 +77,11 @@ def test_what_watching_costs(ground: Ground) -> None:
                             messages=MESSAGES,
                             per_session=per_session,
                         )
-                        figures = measure(door, load)
+                        before = threads_cpu(gateway.pid)
+                        measure(door, load)
+                        spent_us = (threads_cpu(gateway.pid) - before) * 1e6 / MESSAGES
                         if number:  # the first is to warm up
-                            found.setdefault((kind, sessions, name), []).append(figures)
+                            found.setdefault((kind, sessions, name), []).append(spent_us)
     for name, (_, traced, _) in GATEWAYS.items():
         if traced:
             traces = Traces(open_to_read(f"sqlite:///{database(ground, name)}"))
@@ -93,7 +96,7 @@ def keeps(path: Path, more: int) -> Callable[[], None]:
     return lambda: until(lambda: traces.last_key() == last)
 
 
-def table(found: dict[tuple[str, str, str], list[Figures]]) -> str:
+def table(found: dict[tuple[str, str, str], list[float]]) -> str:
     """Costs are the middle of the rounds' differences: what a busy machine adds to a round it adds to all of them."""
     lines = [
         "| way | sessions | bare, µs | metrics | trace | shadow | all three | of the message |",
@@ -101,7 +104,7 @@ def table(found: dict[tuple[str, str, str], list[Figures]]) -> str:
     ]
     for way in WAYS:
         for sessions in SESSIONS:
-            whole = {name: [one.whole * 1_000 for one in found[way, sessions, name]] for name in GATEWAYS}
+            whole = {name: found[way, sessions, name] for name in GATEWAYS}
             bare = whole.pop("bare")
             costs = {name: median(map(sub, rounds, bare)) for name, rounds in whole.items()}
             share = median((every - none) / every for every, none in zip(whole["all"], bare, strict=True))

@@ -6,7 +6,6 @@ both. What it costs beside mail is in `test_trace`.
 
 import sys
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from gateway.engine import Engine
 from gateway.mail.envelope import Envelope
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
+from gateway.mail.value import replace
 from gateway.store import Store
 from gateway.store.traces import Ring
 from gateway.store.writer import DEFAULT_LIMITS

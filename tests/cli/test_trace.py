@@ -7,22 +7,21 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from msgspec import structs
 from sqlalchemy import update
 from typer.testing import CliRunner
 
 from gateway.cli.app import app
 from gateway.mail.reply import Reply
+from gateway.mail.value import replace
 from gateway.store.engine import open_engine
 from gateway.store.tables import TRACE_DOCUMENTS
 from gateway.store.traces import Ring, TraceRing
 from gateway.trace.addresses import AddressHider
-from gateway.trace.document import write_document
+from gateway.trace.document import read_document, spell_out
 from gateway.trace.model import Addressee, Trace
 from gateway.verdict import Disposition, Stage
 from tests.store.databases import sqlite_url
@@ -145,8 +144,18 @@ def test_what_cannot_be_used_is_status_2(site: Site, options: list[str], says: s
     assert says in site.ask(*options, status=2)
 
 
-def test_programs_get_what_is_kept(site: Site) -> None:
-    assert site.ask("4VxYz12345", "--json").strip() == write_document(EVERYTHING).decode()
+def test_programs_get_every_field_of_what_is_kept(site: Site) -> None:
+    text = site.ask("4VxYz12345", "--json")
+    assert read_document(text) == EVERYTHING
+    document = json.loads(text)
+    assert list(document) == list(Trace.__struct_fields__)
+    assert document["session"]["trusted"] is False  # which is not written where it is kept
+    assert document["evidence"]["dkim"][0]["covers_whole_body"] is True
+    assert document["recipients"][0] == list(EVERYTHING.recipients[0])
+
+
+def test_programs_get_what_another_release_kept_as_it_is() -> None:
+    assert spell_out('{"id": "1", "verdict": "burn"}') == '{"id": "1", "verdict": "burn"}'
 
 
 def test_no_store_says_what_to_do(tmp_path: Path) -> None:
@@ -162,7 +171,7 @@ HOSTILE = "\x1b[2J\u202e<b>\x07\r\nfake: line"
 
 def test_hostile_text_moves_no_cursor(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    hostile = structs.replace(
+    hostile = replace(
         EVERYTHING,
         queue_id=HOSTILE,
         message_id=f"<{HOSTILE}>",

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 
 from gateway.auth.results import (
@@ -25,6 +23,7 @@ from gateway.explain import Finding, Tone, explain
 from gateway.explain.problems import WORDS
 from gateway.mail.authentication_results import parse_results
 from gateway.mail.reply import Reply
+from gateway.mail.value import replace
 from gateway.verdict import Disposition, Verdict
 from tests.ops.evidence import CLIENT, FORGED, REJECTED, envelope
 

@@ -8,7 +8,6 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
@@ -29,6 +28,7 @@ from gateway.engine import Engine
 from gateway.mail.address import parse_mailbox
 from gateway.mail.envelope import Envelope, Listener, Recipient, Session, Tls
 from gateway.mail.message import Message
+from gateway.mail.value import replace
 from gateway.ops.labels import OwnDomains
 from gateway.ops.metrics import Metrics
 from gateway.policy import load_rules

@@ -4,7 +4,6 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from gateway.auth.results import Evidence
 from gateway.mail.author import find_author
 from gateway.mail.message import Message
+from gateway.mail.value import replace
 from gateway.ops.config import LogSettings
 from gateway.ops.log import LogOutput, judged_event, set_up_logging, watch_log
 from gateway.verdict import Disposition, Shadow, Verdict

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar, NamedTuple
 
@@ -24,6 +23,7 @@ from gateway.auth.results import (
 from gateway.dns.resolver import RecordType
 from gateway.dns.stub import DnsObservation
 from gateway.mail.envelope import Listener, Tls
+from gateway.mail.value import replace
 from gateway.ops.labels import OwnDomains
 from gateway.ops.metrics import Metrics
 from gateway.ops.tally import MAX_SERIES, Spread

@@ -3,12 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-
-from msgspec import structs
 
 from gateway.auth.results import (
     DkimResult,
@@ -36,6 +34,7 @@ from gateway.doctor.report import Report
 from gateway.listeners.http import HttpListener, Readiness
 from gateway.mail.envelope import Listener
 from gateway.mail.reply import Reply
+from gateway.mail.value import replace
 from gateway.ops.config import HostPort, HttpSettings
 from gateway.ops.metrics import Metrics
 from gateway.pages import Access, Site, Sources
@@ -139,7 +138,7 @@ def messages(now: datetime) -> list[Trace]:
             ),
         ),
         accepted(),
-        structs.replace(
+        replace(
             accepted("0f1e2d3c4b5a.3"),
             disposition=Disposition.QUARANTINE,
             intended=Disposition.QUARANTINE,
@@ -161,22 +160,20 @@ def messages(now: datetime) -> list[Trace]:
             evidence=Evidence(),
             questions=(),
         ),
-        structs.replace(
+        replace(
             accepted("0f1e2d3c4b5a.5"),
             reply=Reply.of(451, "4.3.0", "the mail server is not there"),
             downstream=None,
             downstream_failure="refused: nobody listens at 127.0.0.1:10025",
         ),
         hostile(),
-        structs.replace(
-            EVERYTHING, id="0f1e2d3c4b5a.7", session=replace(SESSION, listener=Listener.OUTBOUND)
-        ),
+        replace(EVERYTHING, id="0f1e2d3c4b5a.7", session=replace(SESSION, listener=Listener.OUTBOUND)),
     ]
     many = [accepted(f"0f1e2d3c4b5a.{100 + n}") for n in range(70)]
     count = len(few) + len(many)
     step = timedelta(minutes=14) / count
     return [
-        structs.replace(
+        replace(
             each,
             received=now - step * (count - n) - timedelta(milliseconds=61),
             answered=now - step * (count - n),

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gateway.mail.envelope import Listener
 from gateway.mail.reply import Reply
+from gateway.mail.value import replace
 from gateway.store import Store, StoreError
 from gateway.store import traces as module
 from gateway.store.engine import open_engine, open_to_read

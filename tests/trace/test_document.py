@@ -1,7 +1,6 @@
 """What is written of a message can be read again, and hostile messages cannot make it large or break it."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.auth.results import DkimResult, DkimStatus
 from gateway.mail.errors import ParseError
+from gateway.mail.value import replace
 from gateway.trace.document import MAX_BYTES, read_document, write_document
 from gateway.trace.model import Addressee, Trace
 from tests.trace.samples import EVERYTHING, trace

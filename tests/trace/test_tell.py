@@ -1,7 +1,6 @@
 """From the engine's verdict and a listener's account to a trace: all that was asked and answered, and no more than that."""
 
 import threading
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -13,6 +12,7 @@ from gateway.mail.address import parse_mailbox
 from gateway.mail.envelope import Recipient
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
+from gateway.mail.value import replace
 from gateway.policy import load_rules, parse_rules
 from gateway.trace.addresses import AddressHider
 from gateway.trace.batch import TOGETHER, Batch
@@ -96,7 +96,9 @@ async def test_telling_changes_no_verdict(case: CorpusCase) -> None:
     silent.tells = False
     verdict = await silent.judge(case.envelope(), Message(case.raw))
     assert verdict.inquiry is None
-    assert await make_engine().judge(case.envelope(), Message(case.raw)) == verdict
+    told = await make_engine().judge(case.envelope(), Message(case.raw))
+    assert told.inquiry is not None
+    assert replace(told, inquiry=None) == verdict
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)

@@ -6,7 +6,7 @@ mail for good (§5.3.6). A failure that could not have changed anything changes 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.auth.dmarc.record import UnusableRecord
@@ -28,6 +28,7 @@ from gateway.auth.results import (
 from gateway.auth.trouble import problem_of
 from gateway.dns.resolver import Missing, NotFound, RecordType, Resolver, Temporary
 from gateway.mail.author import Author, AuthorFault, NoAuthor
+from gateway.mail.value import replace
 
 _FAULTS: Final = {
     AuthorFault.NO_FROM: Problem.DMARC_NO_AUTHOR,
