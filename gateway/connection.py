@@ -18,7 +18,7 @@ from gateway.dns.budget import BudgetedResolver
 from gateway.dns.memory import Watch
 from gateway.dns.resolver import Outcome
 from gateway.mail.address import Mailbox
-from gateway.mail.envelope import IpAddress, Session
+from gateway.mail.envelope import Session, ip_text
 from gateway.mail.value import Value, replace
 
 MAX_ENTRIES: Final = 20_000
@@ -37,7 +37,7 @@ class ConnectionEvidence(Value, frozen=True, kw_only=True):
 
 
 class _Key(NamedTuple):
-    client_ip: IpAddress
+    client_ip: str
     helo: str | None
     domain: str | None
 
@@ -69,7 +69,7 @@ class ConnectionChecks:
         self, session: Session, mail_from: Mailbox | None, resolver: BudgetedResolver
     ) -> ConnectionEvidence:
         """Check, or remember. `resolver` pays for what is remembered, too: a verdict must not depend on earlier mail."""
-        key = _Key(session.client_ip, session.helo, mail_from.domain if mail_from else None)
+        key = _Key(ip_text(session.client_ip), session.helo, mail_from.domain if mail_from else None)
         known = self._recall(key, mail_from)
         if known is not None and resolver.charge(known.questions):
             return _said_by(known.evidence, mail_from)

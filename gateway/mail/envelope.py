@@ -2,12 +2,31 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import Final
 
 from gateway.mail.address import Mailbox
 from gateway.mail.value import Value, field
 
 IpAddress = IPv4Address | IPv6Address
+
+
+_TEXTS_KEPT: Final = 4_096
+_texts: dict[int, tuple[IpAddress, str]] = {}
+_write: Final = lru_cache(_TEXTS_KEPT)(str)
+
+
+def ip_text(address: IpAddress) -> str:
+    """The address as text. It is asked for several times in a message, and takes a microsecond to write, or half of one to hash."""
+    known = _texts.get(id(address))
+    if known is not None:  # who is kept here lives, so that nobody else has its id
+        return known[1]
+    if len(_texts) >= _TEXTS_KEPT:
+        _texts.clear()
+    text = _write(address)
+    _texts[id(address)] = address, text
+    return text
 
 
 def unmapped(address: IpAddress) -> IpAddress:

@@ -21,7 +21,7 @@ import structlog
 from structlog.dev import ConsoleRenderer
 
 from gateway.mail.author import Author, NoAuthor
-from gateway.mail.envelope import Envelope
+from gateway.mail.envelope import Envelope, ip_text
 from gateway.mail.message import Message
 from gateway.ops.config import LogSettings
 from gateway.ops.text import MAX_CHARACTERS, printable
@@ -117,7 +117,7 @@ def judged_event(
         "id": envelope.id,
         "queue_id": envelope.queue_id,
         "listener": session.listener,
-        "client_ip": str(session.client_ip),
+        "client_ip": ip_text(session.client_ip),
         "helo": session.helo,
         "tls": session.tls.version if session.tls else None,
         "login": session.login,

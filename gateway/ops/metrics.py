@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from gateway import __version__
-from gateway.auth.results import Problem
+from gateway.auth.results import DkimResult, DmarcResult, Problem
 from gateway.dns.stub import DnsObservation
 from gateway.mail.envelope import Envelope, Listener, Tls
 from gateway.ops.expiry import KeyDue
@@ -21,7 +21,7 @@ from gateway.ops.tally import OTHER, Labels
 from gateway.ops.workers import Ledger
 from gateway.tlspolicy.model import Decision, Demand, Route, TlsProblem
 from gateway.tlspolicy.mta_sts.events import Change
-from gateway.verdict import Answered, Shadow, Stage, Verdict
+from gateway.verdict import Answered, Disposition, Shadow, Stage, Verdict
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,6 +37,8 @@ _LACKS: Final = {
     TlsProblem.TLS_NOT_OFFERED: Downgrade.TLS_MISSING,
     TlsProblem.TLS_REFUSED: Downgrade.TLS_MISSING,
 }
+
+_INTERNAL: Final = Problem.INTERNAL
 
 TOGETHER: Final = 64
 """So many commands, replies, messages, verdicts or questions wait to be counted: those of some twenty messages."""
@@ -232,6 +234,8 @@ class Metrics(Instruments):
         messages: list[Labels] = []
         latest: dict[Labels, tuple[str, float]] = {}
         results: list[Labels] = []
+        dkim: list[DkimResult] = []
+        dmarc: list[DmarcResult] = []
         for verdict, listener, identifier, at in seen:
             labels = listener, verdict.disposition, verdict.rule
             messages.append(labels)
@@ -241,15 +245,18 @@ class Metrics(Instruments):
                 self._monitored.add((verdict.intended, verdict.rule))
             if verdict.shadow is not None:
                 self._differs(verdict, verdict.shadow)
-            if verdict.rule == Problem.INTERNAL:
+            if verdict.rule == _INTERNAL:
                 self._faults.add()
-            self._signed(verdict)
-            self._judged_dmarc(verdict)
+            if verdict.sealed is not None or verdict.signing is not None:
+                self._signed(verdict)
+            dkim += verdict.evidence.dkim
+            if (found := verdict.evidence.dmarc) is not None:
+                dmarc.append(found)
+                self._count_dmarc(found, verdict.disposition)
         self._messages.add_messages(messages, latest)
         self._results.add_each(results)
-        self._dkim.add_each(
-            [dkim_form(signature) for verdict, *_ in seen for signature in verdict.evidence.dkim]
-        )
+        self._dkim.add_each(map(dkim_form, dkim))
+        self._policies.add_each(map(dmarc_policy, dmarc))
 
     def _differs(self, verdict: Verdict, shadow: Shadow) -> None:
         disposition = shadow.disposition
@@ -258,17 +265,13 @@ class Metrics(Instruments):
         rule = shadow.recipients_rule if same and shadow.recipients_rule else shadow.rule
         self._shadow.add((verdict.rule, rule, verdict.disposition, disposition))
 
-    def _judged_dmarc(self, verdict: Verdict) -> None:
-        dmarc = verdict.evidence.dmarc
-        if dmarc is None:
-            return
-        self._policies.add(dmarc_policy(dmarc))
+    def _count_dmarc(self, dmarc: DmarcResult, disposition: Disposition) -> None:
         if dmarc.organizational_domain is not None and dmarc.suffix_list_differs is not None:
             self._suffixes.add(("differs" if dmarc.suffix_list_differs else "agrees",))
         if dmarc.author_domain is not None:
             own = self.own_domains.find(dmarc.author_domain)
             if own is not None:
-                self._own.add((own, dmarc.status, verdict.disposition))
+                self._own.add((own, dmarc.status, disposition))
 
     def _signed(self, verdict: Verdict) -> None:
         if verdict.sealed is not None:

@@ -187,11 +187,15 @@ class RuleSet:
     Attributes:
         name: the file's name or path, as the operator gave it.
         rules: in the order in which they are tried.
+        is_monitor: `mode` is MONITOR.
+        asks_early: it has rules for a sender or a recipient, before the message.
     """
 
     name: str
     mode: Mode
     rules: tuple[Rule, ...]
+    is_monitor: bool = field(init=False, repr=False, compare=False)
+    asks_early: bool = field(init=False, repr=False, compare=False)
     _by_stage: Mapping[Stage, tuple[_Steps, ...]] = field(init=False, repr=False, compare=False)
     _keys: Mapping[Stage, tuple[str, ...]] = field(init=False, repr=False, compare=False)
     _indexes: Mapping[Stage, _Index] = field(init=False, repr=False, compare=False)
@@ -206,6 +210,8 @@ class RuleSet:
             stage: tuple(dict.fromkeys(c.key for rule in rules for c in (*rule.when, *rule.unless)))
             for stage, rules in by_stage.items()
         }
+        object.__setattr__(self, "is_monitor", self.mode is Mode.MONITOR)
+        object.__setattr__(self, "asks_early", bool(by_stage[Stage.MAIL] or by_stage[Stage.RCPT]))
         steps = {stage: tuple(map(_Steps.of, rules)) for stage, rules in by_stage.items()}
         object.__setattr__(self, "_by_stage", steps)
         object.__setattr__(self, "_keys", keys)

@@ -20,6 +20,7 @@ START_CONTENT: Final = 354
 _FIRST_CONTINUE: Final = 300
 CONTINUE_LOGIN: Final = 334
 LOGGED_IN: Final = 235
+_GO_ON: Final = {Step.DATA: {START_CONTENT}, Step.AUTH: {CONTINUE_LOGIN, LOGGED_IN}}
 
 
 class Backend:
@@ -147,13 +148,8 @@ def makes_sense(step: Step, reply: Reply) -> bool:
     """Whether this reply can follow this step; after another one it is unknown what downstream waits for."""
     if not reply.is_positive:
         return True
-    match step:
-        case Step.DATA:
-            return reply.code == START_CONTENT
-        case Step.AUTH:
-            return reply.code in {CONTINUE_LOGIN, LOGGED_IN}
-        case _:
-            return reply.code < _FIRST_CONTINUE
+    codes = _GO_ON.get(step)
+    return reply.code < _FIRST_CONTINUE if codes is None else reply.code in codes
 
 
 def passed_on(reply: Reply) -> Reply:

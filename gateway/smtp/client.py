@@ -211,7 +211,7 @@ class SmtpClient:
         """
         if not self.is_ready:
             raise LocalProtocolError(f"{step} before the introduction")
-        if step is Step.AUTH:
+        if step is _AUTH:
             self.is_private = True
         self._output.append(line)
         self._awaited.append(step)
@@ -244,7 +244,7 @@ class SmtpClient:
             if step in _OWN:
                 self._own_step(step, reply)
             else:
-                self._is_mid_login = step is Step.AUTH and reply.code == _CONTINUE
+                self._is_mid_login = step is _AUTH and reply.code == _CONTINUE
                 yield Answer(step, reply)
 
     def _own_step(self, step: Step, reply: Reply) -> None:
@@ -300,6 +300,7 @@ class SmtpClient:
         self._awaited.append(Step.EHLO)
 
 
+_AUTH: Final = Step.AUTH
 _OWN: Final = frozenset({Step.GREETING, Step.EHLO, Step.XCLIENT, Step.RSET})
 
 

@@ -46,7 +46,8 @@ class Verb(StrEnum):
     OTHER = "other"  # anything else, valid or not
 
 
-_VERBS: Final = {verb.value: verb for verb in Verb if verb is not Verb.OTHER}
+_OTHER: Final = Verb.OTHER
+_VERBS: Final = {verb.value: verb for verb in Verb if verb is not _OTHER}
 _INTERNATIONAL: Final = frozenset({Verb.MAIL, Verb.RCPT, Verb.VRFY, Verb.EXPN})  # RFC 6531 §3.3, §3.7.4.2
 
 
@@ -79,8 +80,8 @@ def parse_command(line: bytes) -> Command:
         raise RemoteProtocolError(replies.BAD_CHARACTER)
     word, _, argument = text.partition(" ")
     # A Turkish dotless i, in upper case, is an I.
-    verb = _VERBS.get(word.upper(), Verb.OTHER) if word.isascii() else Verb.OTHER
-    if verb is Verb.OTHER and _HTTP.match(line):
+    verb = _VERBS.get(word.upper(), _OTHER) if word.isascii() else _OTHER
+    if verb is _OTHER and _HTTP.match(line):
         raise RemoteProtocolError(replies.NOT_SMTP, closes=True)
     if len(text) != len(line) and verb not in _INTERNATIONAL:
         raise RemoteProtocolError(replies.BAD_CHARACTER)

@@ -44,6 +44,9 @@ class Awaiting(StrEnum):
     DELIVERY = "delivery"  # downstream's reply to the content: the one that counts
 
 
+_CLIENT: Final = Awaiting.CLIENT
+
+
 class LoginOutcome(StrEnum):
     """What became of a log-in; the word is the log field and the metric label."""
 
@@ -181,7 +184,7 @@ class Dialog:
 
     def resume(self) -> None:
         """The open question is answered."""
-        self.awaiting = Awaiting.CLIENT
+        self.awaiting = _CLIENT
         self.progress += 1
         if self.is_draining and self.transaction is None:
             self.end(SessionEnd.DRAINED, replies.CLOSING)

@@ -8,27 +8,18 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
-from gateway.trace.document import write_document
-from gateway.trace.line import write_line
+import structlog
+
+from gateway.trace.document import write_documents
+from gateway.trace.line import write_lines
 from gateway.trace.model import Trace
 
 TOGETHER: Final = 64
 """Writing them takes about a millisecond, and for so long the loop does nothing else."""
 
-
-class Written(NamedTuple):
-    """One trace as it is stored."""
-
-    at: datetime
-    line: bytes
-    document: bytes
-
-    @classmethod
-    def of(cls, trace: Trace) -> "Written":
-        """Write it."""
-        return cls(trace.answered, write_line(trace), write_document(trace))
+_log: Final = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +37,18 @@ class Block:
     documents: bytes
 
     @classmethod
-    def of(cls, written: Sequence[Written]) -> "Block":
-        """Put them below each other; there is one at least."""
+    def of(cls, traces: Sequence[Trace]) -> "Block":
+        """Write them; there is one at least."""
         return cls(
-            count=len(written),
-            newest=max([each.at for each in written]),
-            lines=b"\n".join([each.line for each in written]).decode(),
-            documents=b"\n".join([each.document for each in written]),
+            count=len(traces),
+            newest=max([each.answered for each in traces]),
+            lines=write_lines(traces),
+            documents=write_documents(traces),
         )
 
 
-Write = Callable[[], Written | None]
-"""Writes one trace; None: it cannot be written."""
+Make = Callable[[], Trace | None]
+"""Makes one trace; None: it cannot be made."""
 
 
 class Batch:
@@ -68,19 +59,19 @@ class Batch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: list[Write] | None = []
+        self._open: list[Make] | None = []
         self._block: Block | None = None
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, write: Write) -> bool:
-        """Take one that is yet to be written, later and in any thread. False: too late, begin a new batch."""
+    def add(self, make: Make) -> bool:
+        """Take one that is yet to be made and written, later and in any thread. False: too late, begin a new batch."""
         with self._lock:
             if self._open is None:
                 return False
-            self._open.append(write)
+            self._open.append(make)
             self._count += 1
             if self._count == TOGETHER:
                 self._block = _block(self._take())
@@ -94,11 +85,24 @@ class Batch:
             self._block = _block(left)  # without the lock: nobody who adds waits for it
         return self._block
 
-    def _take(self) -> list[Write]:
+    def _take(self) -> list[Make]:
         taken, self._open = self._open, None
         return taken or []
 
 
-def _block(writes: Sequence[Write]) -> Block | None:
-    written = [each for write in writes if (each := write()) is not None]
-    return Block.of(written) if written else None
+def _block(makes: Sequence[Make]) -> Block | None:
+    traces = [trace for make in makes if (trace := make()) is not None]
+    try:
+        return Block.of(traces) if traces else None
+    except Exception:  # noqa: BLE001 - a bug in writing one costs that one, and no other
+        fit = [trace for trace in traces if _can_be_written(trace)]
+        return Block.of(fit) if fit else None
+
+
+def _can_be_written(trace: Trace) -> bool:
+    try:
+        Block.of([trace])
+    except Exception:  # noqa: BLE001 - it is what was looked for
+        _log.exception("trace.failed", id=trace.id)
+        return False
+    return True

@@ -4,14 +4,15 @@ Lines of many messages stand in one text, below each other, so that a million of
 cannot be meant is seen without reading it.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from gateway.mail.envelope import Listener
+from gateway.mail.envelope import Listener, ip_text
 from gateway.mail.errors import ParseError
-from gateway.trace.document import address_words, mend
+from gateway.trace.document import mend
 from gateway.trace.model import Trace
 from gateway.verdict import Disposition
 
@@ -70,14 +71,25 @@ class TraceLine(Line, frozen=True, kw_only=True):
         return cls(key=key, **msgspec.structs.asdict(line))
 
 
-encode: Final = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
+encode: Final = _encoder.encode
+_encode_lines: Final = _encoder.encode_lines
 _decode: Final = msgspec.json.Decoder(Line).decode
 _decode_outcomes: Final = msgspec.json.Decoder(Outcome).decode_lines
 
 
-def write_line(trace: Trace) -> bytes:
-    """Its line; ASCII or UTF-8, without a line end or NUL in it."""
-    line = Line(
+def write_lines(traces: Sequence[Trace]) -> str:
+    """The line of each, below each other; without a line end or NUL in any."""
+    lines = [_line(trace) for trace in traces]
+    try:
+        written = _encode_lines(lines)
+    except UnicodeEncodeError:  # a lone surrogate, from a text that was no UTF-8
+        written = _encode_lines(mend(lines))
+    return written[:-1].decode()
+
+
+def _line(trace: Trace) -> Line:
+    return Line(
         at=trace.answered,
         listener=trace.session.listener,
         disposition=trace.disposition,
@@ -86,17 +98,13 @@ def write_line(trace: Trace) -> bytes:
         id=trace.id[:MAX_CHARACTERS],
         queue_id=trace.queue_id and trace.queue_id[:MAX_CHARACTERS],
         message_id=trace.message_id and bare(trace.message_id)[:MAX_CHARACTERS],
-        client=address_words(trace.session.client_ip),
+        client=ip_text(trace.session.client_ip),
         sender=fold(trace.mail_from),
         recipients=tuple([fold(each.address) for each in trace.recipients]),
         author=trace.author and fold(trace.author),
         author_domain=trace.author_domain and trace.author_domain[:MAX_CHARACTERS],
         size=trace.size,
     )
-    try:
-        return encode(line)
-    except UnicodeEncodeError:
-        return encode(mend(line))
 
 
 def read_line(text: str) -> Line:

@@ -4,7 +4,6 @@ It copies little: results, replies and the session go in as they are.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -15,9 +14,9 @@ from gateway.auth.results import NO_EVIDENCE, ArcResult, Evidence
 from gateway.mail.author import Author, NoAuthor
 from gateway.mail.envelope import Envelope, Recipient
 from gateway.mail.reply import Reply
-from gateway.mail.value import replace
+from gateway.mail.value import Value, field, replace
 from gateway.trace.addresses import AddressHider
-from gateway.trace.batch import Batch, Written
+from gateway.trace.batch import Batch
 from gateway.trace.model import Addressee, Attempt, Heard, Trace
 from gateway.verdict import Inquiry, Stage, Verdict
 
@@ -36,8 +35,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(slots=True, kw_only=True)
-class Story:
+class Story(Value, frozen=True, kw_only=True):
     """A transaction that is over, as its listener tells it; the verdict brings what the engine knows.
 
     Attributes:
@@ -76,20 +74,20 @@ class Tracer:
 
     def tell(self, story: Story) -> None:
         """Keep it. Nothing of it may be changed from now on: it is written down later. Never raises."""
-        write = partial(self._write, story)
+        make = partial(self._make, story)
         try:
-            if self._batch is None or not self._batch.add(write):
+            if self._batch is None or not self._batch.add(make):
                 batch = Batch()
-                batch.add(write)
+                batch.add(make)
                 self._batch = batch
                 self._keep(batch)
         except Exception:  # noqa: BLE001 - no mail is lost for a trace
             _log.exception("trace.failed", id=story.envelope.id)
 
-    def _write(self, story: Story) -> Written | None:
+    def _make(self, story: Story) -> Trace | None:
         try:
             trace = _trace(story)
-            return Written.of(trace if self._hider is None else _hidden(trace, self._hider))
+            return trace if self._hider is None else _hidden(trace, self._hider)
         except Exception:  # noqa: BLE001 - a bug here costs this trace, and no other
             _log.exception("trace.failed", id=story.envelope.id)
             return None

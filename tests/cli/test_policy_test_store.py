@@ -25,7 +25,7 @@ from gateway.store.engine import open_engine
 from gateway.store.tables import TRACE_DOCUMENTS
 from gateway.store.traces import Ring, TraceRing
 from gateway.trace.addresses import AddressHider
-from gateway.trace.document import read_document, write_document
+from gateway.trace.document import read_document, write_documents
 from gateway.trace.model import Addressee, Trace
 from gateway.trace.tell import Story, Tracer
 from gateway.verdict import Disposition, Stage
@@ -123,7 +123,7 @@ def test_the_store_and_the_messages_change_alike(tmp_path: Path) -> None:
     site = Site(tmp_path)
     default, strict = asyncio.run(judged_all("default")), asyncio.run(judged_all("strict"))
     named = [
-        read_document(json.dumps(json.loads(write_document(kept(judged))) | {"id": f"m{number}"}))
+        read_document(json.dumps(json.loads(write_documents([kept(judged)])) | {"id": f"m{number}"}))
         for number, judged in enumerate(default)
     ]
     site.write(*named)

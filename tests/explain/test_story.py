@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.explain.story import tell
-from gateway.trace.document import read_document, write_document
+from gateway.trace.document import read_document, write_documents
 from gateway.verdict import Disposition, Shadow
 from tests.trace.samples import trace
 
@@ -27,7 +27,7 @@ SOME = Shadow(rule="pass", disposition=Disposition.REJECT, refused_recipients=2,
     ],
 )
 def test_the_shadow_is_told_of_where_it_differs(shadow: Shadow | None, said: str | None) -> None:
-    kept = read_document(write_document(trace(shadow=shadow)))
+    kept = read_document(write_documents([trace(shadow=shadow)]))
     assert kept.shadow == shadow
     headline = tell(kept).headline
     assert ("shadow" in headline) == (said is not None)

@@ -22,7 +22,7 @@ from gateway.store.engine import open_engine, open_to_read
 from gateway.store.traces import Ring, TraceRing, Traces
 from gateway.store.writer import Writer, WriterLimits
 from gateway.trace.addresses import AddressHider
-from gateway.trace.batch import TOGETHER, Written
+from gateway.trace.batch import TOGETHER
 from gateway.trace.model import Addressee, Trace
 from gateway.trace.search import EVERYTHING, TraceFilter
 from gateway.verdict import Disposition
@@ -355,10 +355,10 @@ async def test_what_is_told_while_a_batch_waits_is_written_with_it(tmp_path: Pat
     store = Store.open(sqlite_url(tmp_path / "gateway.db"), limits=WriterLimits(gather_s=60.0))
     (batch,) = batches([trace("first")])
     store.keep(batch)
-    assert batch.add(lambda: Written.of(trace("second")))
+    assert batch.add(lambda: trace("second"))
     assert store.writer.counts.waiting == 2
     assert await store.close(TIMEOUT_S)
-    assert not batch.add(lambda: Written.of(trace("too late")))
+    assert not batch.add(lambda: trace("too late"))
     assert store.writer.ended == {("traces", "written"): 2}
     engine = open_to_read(sqlite_url(tmp_path / "gateway.db"))
     assert ids(engine) == ["second", "first"]

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from gateway.auth.results import DkimResult, DkimStatus
 from gateway.mail.errors import ParseError
 from gateway.mail.value import replace
-from gateway.trace.document import MAX_BYTES, read_document, write_document
+from gateway.trace.document import MAX_BYTES, read_document, write_documents
 from gateway.trace.model import Addressee, Trace
-from tests.trace.samples import EVERYTHING, trace
+from tests.trace.samples import EVERYTHING, batches, trace
 
 
 def test_what_is_written_is_read_again() -> None:
-    assert read_document(write_document(EVERYTHING)) == EVERYTHING
+    assert read_document(write_documents([EVERYTHING])) == EVERYTHING
 
 
 def test_the_sample_has_something_in_every_field() -> None:
@@ -35,7 +35,7 @@ def test_any_text_of_a_strangers_is_kept_or_mended(helo: str, address: str) -> N
         mail_from=address,
         recipients=(Addressee(address, 550, helo),),
     )
-    document = write_document(hostile)
+    document = write_documents([hostile])
     assert b"\0" not in document
     found = read_document(document)
     mended = address.encode("utf-8", "replace").decode()
@@ -62,7 +62,7 @@ def test_any_text_of_a_strangers_is_kept_or_mended(helo: str, address: str) -> N
     ],
 )
 def test_no_message_makes_a_large_document(changes: dict[str, object]) -> None:
-    document = write_document(trace(EVERYTHING.id, **changes))
+    document = write_documents([trace(EVERYTHING.id, **changes)])
     assert len(document) <= MAX_BYTES
     found = read_document(document)
     assert found.id == EVERYTHING.id
@@ -76,8 +76,8 @@ def test_no_message_makes_a_large_document(changes: dict[str, object]) -> None:
         "[]",
         "{}",
         '{"id": 1}',
-        write_document(EVERYTHING).decode().replace('"reject"', '"burn"'),  # a word of another release
-        write_document(EVERYTHING).decode()[:-10],
+        write_documents([EVERYTHING]).decode().replace('"reject"', '"burn"'),  # a word of another release
+        write_documents([EVERYTHING]).decode()[:-10],
     ],
 )
 def test_what_is_no_trace_is_said_to_be_none(document: str) -> None:
@@ -86,7 +86,33 @@ def test_what_is_no_trace_is_said_to_be_none(document: str) -> None:
 
 
 def test_a_later_releases_further_fields_do_no_harm() -> None:
-    document = json.loads(write_document(EVERYTHING))
+    document = json.loads(write_documents([EVERYTHING]))
     document["later"] = 1
     document["evidence"]["later"] = {}
     assert read_document(json.dumps(document)) == EVERYTHING
+
+
+class Unwritable:
+    def __str__(self) -> str:
+        raise RuntimeError("a bug")
+
+
+def test_a_trace_that_cannot_be_written_costs_no_other() -> None:
+    broken = trace("b.1", facts={"ours": Unwritable()})
+    (batch,) = batches([trace("a.1"), broken, trace("c.1")])
+    block = batch.block()
+    assert block is not None
+    assert block.count == 2
+    assert [read_document(each).id for each in block.documents.splitlines()] == ["a.1", "c.1"]
+    assert len(block.lines.splitlines()) == 2
+
+
+def test_a_long_one_is_cut_and_those_beside_it_are_not() -> None:
+    long = trace("b.1", questions=EVERYTHING.questions * 10_000)
+    (batch,) = batches([*[EVERYTHING] * 30, long, *[EVERYTHING] * 30])
+    block = batch.block()
+    assert block is not None
+    documents = block.documents.splitlines()
+    assert documents[:30] == documents[31:] == write_documents([EVERYTHING] * 30).splitlines()
+    assert len(documents[30]) <= MAX_BYTES
+    assert read_document(documents[30]).id == "b.1"

@@ -16,7 +16,7 @@ from gateway.mail.value import replace
 from gateway.policy import load_rules, parse_rules
 from gateway.trace.addresses import AddressHider
 from gateway.trace.batch import TOGETHER, Batch
-from gateway.trace.document import read_document, write_document
+from gateway.trace.document import read_document, write_documents
 from gateway.trace.model import Heard, Trace
 from gateway.trace.tell import MAX_RECIPIENTS, Story, Tracer
 from gateway.verdict import Disposition, RuleTried, Stage, Verdict
@@ -46,7 +46,7 @@ def told(story: Story, hider: AddressHider | None = None) -> Trace:
     kept = Told()
     Tracer(kept.keep, hider).tell(story)
     (trace,) = kept
-    assert read_document(write_document(trace)) == trace
+    assert read_document(write_documents([trace])) == trace
     return trace
 
 
@@ -72,7 +72,7 @@ async def test_every_message_of_the_corpus_leaves_its_story_and_nothing_of_its_b
     trace, verdict = await traced(case)
     assert (trace.disposition, trace.rule, trace.reply) == (verdict.disposition, verdict.rule, verdict.reply)
     assert trace.size == len(case.raw)
-    document = write_document(trace)
+    document = write_documents([trace])
     body = Message(case.raw).raw[Message(case.raw).body_start :]
     for line in bytes(body).splitlines():
         assert len(line) < 20 or line not in document
@@ -87,7 +87,7 @@ async def test_of_the_header_only_message_id_and_author_are_kept() -> None:
     verdict = await make_engine().judge(envelope, Message(raw))
     trace = told(story(envelope=envelope, verdict=verdict, reply=None))
     assert (trace.message_id, trace.author) == ("<kept@honest.example>", "ann@honest.example")
-    assert b"secret" not in write_document(trace).lower()
+    assert b"secret" not in write_documents([trace]).lower()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
@@ -270,7 +270,7 @@ def test_of_several_threads_no_story_is_lost_and_none_told_twice() -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
 async def test_hashed_nobody_can_read_who_wrote_to_whom(case: CorpusCase) -> None:
     trace, _ = await traced(case, hider=AddressHider(b"0123456789abcdef"))
-    document = write_document(trace).decode()
+    document = write_documents([trace]).decode()
     for address in (case.mail_from, "bob@example.net"):
         local_part = address.rpartition("@")[0]
         assert not local_part or f"{local_part}@" not in document
@@ -305,7 +305,7 @@ def test_hashed_the_log_in_and_the_checks_words_are_hidden_too() -> None:
         story(envelope=replace(envelope(), session=session), verdict=replace(REJECTED, evidence=evidence)),
         hider,
     )
-    assert "ann" not in write_document(trace).decode()
+    assert "ann" not in write_documents([trace]).decode()
     assert trace.session.login is not None
     assert trace.session.login.endswith("@example.com")
 

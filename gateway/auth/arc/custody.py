@@ -15,12 +15,16 @@ from gateway.mail.errors import ParseError
 
 def trusted_sets(arc: ArcResult | None, sealers: Collection[str]) -> tuple[ArcSet, ...]:
     """The newest sets, newest first, down to the last that has only trusted sealers above it; none unless the chain passes."""
-    return _named(arc, sealers) if arc is not None and arc.status is ArcStatus.PASS else ()
+    if arc is None or not arc.sets or arc.status is not ArcStatus.PASS:
+        return ()
+    return _named(arc, sealers)
 
 
 def is_trust_unknown(arc: ArcResult | None, sealers: Collection[str]) -> bool:
     """Whether the newest set claims to be a trusted sealer's, and DNS could not say now whether it is."""
-    return arc is not None and arc.status is ArcStatus.TEMPERROR and bool(_named(arc, sealers))
+    if arc is None or not arc.sets or arc.status is not ArcStatus.TEMPERROR:
+        return False
+    return bool(_named(arc, sealers))
 
 
 def _named(arc: ArcResult, sealers: Collection[str]) -> tuple[ArcSet, ...]:
