@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.auth.arc.sets import ChainValidation
 from gateway.auth.results import NO_EVIDENCE, Evidence, Signing
@@ -12,7 +12,7 @@ from gateway.mail.edits import NO_EDITS, Edits
 from gateway.mail.envelope import Envelope
 from gateway.mail.message import Message
 from gateway.mail.reply import Reply
-from gateway.mail.value import Value
+from gateway.mail.value import Value, field
 
 
 class Disposition(StrEnum):
@@ -62,10 +62,7 @@ class Shadow(Value, frozen=True, kw_only=True):
         return self.disposition is not disposition or self.refused_recipients > 0
 
 
-_NO_FACTS: Final[Mapping[str, str]] = {}
-
-
-class Inquiry(NamedTuple):
+class Inquiry(Value, frozen=True, kw_only=True):
     """How a verdict came about, for the trace.
 
     Attributes:
@@ -83,7 +80,7 @@ class Inquiry(NamedTuple):
     questions: Sequence[DnsQuestion] = ()
     is_remembered: bool = False
     tried: tuple[RuleTried, ...] = ()
-    facts: Mapping[str, str] = _NO_FACTS
+    facts: Mapping[str, str] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
 
 

@@ -164,20 +164,25 @@ class Metrics(Instruments):
         self._see(self._seen_messages, (listener, answered, time.time()))
 
     def _count_messages(self, seen: Sequence[tuple[Listener, Answered, float]]) -> None:
-        for listener, answered, at in seen:
-            self._seconds.observe(answered.seconds, (listener,), trace_id=answered.id, at=at)
-            self._size.observe(answered.size)
-            self._bytes.add((listener, "in"), answered.size)
-            if answered.is_handed_on:
-                self._bytes.add((listener, "out"), answered.size)
+        self._size.observe_each([answered.size for _, answered, _ in seen])
+        for listener in {listener for listener, *_ in seen}:
+            its = [(answered, at) for whose, answered, at in seen if whose is listener]
+            self._seconds.observe_messages(
+                [(answered.seconds, answered.id, at) for answered, at in its], (listener,)
+            )
+            self._bytes.add((listener, "in"), sum([answered.size for answered, _ in its]))
+            if handed_on := [answered.size for answered, _ in its if answered.is_handed_on]:
+                self._bytes.add((listener, "out"), sum(handed_on))
 
     def downstream_reply(self, command: str, code: int, seconds: float) -> None:
         """The mail server replied."""
         self._see(self._seen_replies, (command, code, seconds))
 
     def _count_replies(self, seen: Sequence[tuple[str, int, float]]) -> None:
-        for command, _, seconds in seen:
-            self._reply_seconds.observe(seconds, (command,))
+        for command in {command for command, *_ in seen}:
+            self._reply_seconds.observe_each(
+                [seconds for whose, _, seconds in seen if whose == command], (command,)
+            )
         self._replies.add_each([(command, _CODES.get(code, OTHER)) for command, code, _ in seen])
 
     def downstream_failed(self, failure: str) -> None:

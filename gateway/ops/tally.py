@@ -131,20 +131,34 @@ class Spread:
     def _empty(self) -> tuple[list[int], list[float]]:
         return [0] * (len(self.bounds) + 1), [0.0]
 
-    def observe(
-        self, value: float, labels: Labels = (), *, trace_id: str | None = None, at: float = 0.0
-    ) -> None:
-        """Count one observation; `trace_id` is of the message that it was, the latest of its bucket, at that time."""
-        try:
-            counts, total = self.values[labels]
-        except KeyError:
-            labels = bounded(labels, len(self.values))
-            counts, total = self.values.setdefault(labels, self._empty())
-        bucket = bisect_left(self.bounds, value)
-        counts[bucket] += 1
-        total[0] += value
-        if trace_id is not None:
+    def observe(self, value: float, labels: Labels = ()) -> None:
+        """Count one observation."""
+        self.observe_each((value,), labels)
+
+    def observe_each(self, values: Iterable[float], labels: Labels = ()) -> None:
+        """Count each of these."""
+        _, counts, total = self._series(labels)
+        bounds = self.bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            total[0] += value
+
+    def observe_messages(self, seen: Iterable[tuple[float, str, float]], labels: Labels) -> None:
+        """Count messages: the value, the trace id and when it was; of each bucket the latest is remembered."""
+        labels, counts, total = self._series(labels)
+        latest: dict[int, tuple[str, float, float]] = {}
+        for value, trace_id, at in seen:
+            bucket = bisect_left(self.bounds, value)
+            counts[bucket] += 1
+            total[0] += value
+            latest[bucket] = trace_id, value, at
+        for bucket, (trace_id, value, at) in latest.items():
             self.exemplars[labels, bucket] = Exemplar(trace_id[:MAX_TRACE_ID_CHARACTERS], value, at)
+
+    def _series(self, labels: Labels) -> tuple[Labels, list[int], list[float]]:
+        if labels not in self.values:
+            labels = bounded(labels, len(self.values))
+        return labels, *self.values.setdefault(labels, self._empty())
 
     def dump(self) -> list[Any]:
         """Its series in plain values."""

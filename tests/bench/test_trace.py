@@ -26,7 +26,8 @@ from tests.store.databases import until
 
 pytestmark = pytest.mark.bench
 
-ROUNDS = 7  # odd: the middle one counts
+COPIES, ROUNDS = 3, 3
+"""So many processes of each kind, alike but for where they lie in memory: that alone makes one a tenth of the difference dearer."""
 MESSAGES = 2_000
 SESSIONS = {"many": 50, "one": 1}
 WAYS = {"proxy": Way.SMTP, "milter": Way.MILTER}
@@ -40,6 +41,9 @@ GATEWAYS = {  # metrics, traces, shadow
     "all": (True, True, True),
 }
 
+Found = dict[tuple[str, str, str], dict[tuple[int, int], float]]
+"""By way, sessions and kind of gateway: µs of a message, by round and copy."""
+
 
 @pytest.fixture(scope="module")
 def ground() -> Iterator[Ground]:
@@ -47,29 +51,32 @@ def ground() -> Iterator[Ground]:
         yield ground
 
 
-def database(ground: Ground, name: str) -> Path:
-    return ground.directory / f"{name}.db"
+def database(ground: Ground, name: str, copy: int) -> Path:
+    return ground.directory / f"{name}{copy}.db"
 
 
 def test_what_watching_costs(ground: Ground) -> None:
     corpora = {way: write_corpus(Corpus(), way, ground.directory / f"corpus.{way}") for way in WAYS.values()}
     with ExitStack() as stack:
-        gateways: dict[str, Gateway] = {}
-        for name, (watched, traced, shadowed) in GATEWAYS.items():
-            more = SHADOW if shadowed else ""
-            more += STORE.format(database=database(ground, name)) if traced else ""
-            gateways[name] = stack.enter_context(open_gateway(ground, name, more=more, watched=watched))
-        found: dict[tuple[str, str, str], list[float]] = {}
+        gateways: dict[tuple[str, int], Gateway] = {}
+        for copy in range(COPIES):
+            for name, (watched, traced, shadowed) in GATEWAYS.items():
+                more = SHADOW if shadowed else ""
+                more += STORE.format(database=database(ground, name, copy)) if traced else ""
+                gateways[name, copy] = stack.enter_context(
+                    open_gateway(ground, f"{name}{copy}", more=more, watched=watched)
+                )
+        found: Found = {}
         for number in range(ROUNDS + 1):
             for sessions, per_session in SESSIONS.items():
                 for kind, way in WAYS.items():
                     names = list(gateways)
                     first = number % len(names)  # whoever is measured twice in a row finds its caches warm
-                    for name in names[first:] + names[:first]:
-                        gateway = gateways[name]
+                    for name, copy in names[first:] + names[:first]:
+                        gateway = gateways[name, copy]
                         door = gateway.stack(name, way)
                         if GATEWAYS[name][1]:
-                            door = replace(door, settle=keeps(database(ground, name), MESSAGES))
+                            door = replace(door, settle=keeps(database(ground, name, copy), MESSAGES))
                         load = Load(
                             way=way,
                             address=door.address,
@@ -81,11 +88,12 @@ def test_what_watching_costs(ground: Ground) -> None:
                         measure(door, load)
                         spent_us = (threads_cpu(gateway.pid) - before) * 1e6 / MESSAGES
                         if number:  # the first is to warm up
-                            found.setdefault((kind, sessions, name), []).append(spent_us)
+                            found.setdefault((kind, sessions, name), {})[number, copy] = spent_us
     for name, (_, traced, _) in GATEWAYS.items():
         if traced:
-            traces = Traces(open_to_read(f"sqlite:///{database(ground, name)}"))
-            assert len(traces.find(limit=MAX_PAGE)) == MAX_PAGE
+            for copy in range(COPIES):
+                traces = Traces(open_to_read(f"sqlite:///{database(ground, name, copy)}"))
+                assert len(traces.find(limit=MAX_PAGE)) == MAX_PAGE
     sys.stdout.write(f"\n\n{table(found)}\n")
 
 
@@ -96,15 +104,16 @@ def keeps(path: Path, more: int) -> Callable[[], None]:
     return lambda: until(lambda: traces.last_key() == last)
 
 
-def table(found: dict[tuple[str, str, str], list[float]]) -> str:
-    """Costs are the middle of the rounds' differences: what a busy machine adds to a round it adds to all of them."""
+def table(found: Found) -> str:
+    """Costs are the middle of the differences: what a busy machine adds to a round it adds to all of them."""
     lines = [
         "| way | sessions | bare, µs | metrics | trace | shadow | all three | of the message |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for way in WAYS:
         for sessions in SESSIONS:
-            whole = {name: found[way, sessions, name] for name in GATEWAYS}
+            pairs = sorted(found[way, sessions, "bare"])
+            whole = {name: [found[way, sessions, name][pair] for pair in pairs] for name in GATEWAYS}
             bare = whole.pop("bare")
             costs = {name: median(map(sub, rounds, bare)) for name, rounds in whole.items()}
             share = median((every - none) / every for every, none in zip(whole["all"], bare, strict=True))

@@ -49,7 +49,7 @@ async def judged(engine: Engine, envelope: Envelope, raw: bytes) -> Story:
         stage=Stage.MESSAGE,
         received=datetime.now(UTC),
         reply=queued,
-        verdict=replace(verdict, inquiry=inquiry._replace(questions=questions[:QUESTIONS])),
+        verdict=replace(verdict, inquiry=replace(inquiry, questions=questions[:QUESTIONS])),
         asked=[(recipient, Reply.of(250, "2.1.5", "Ok")) for recipient in envelope.recipients],
         size=len(raw),
         heard=queued,
