@@ -6,7 +6,7 @@ keep traces do, and the others none; the figures go to the terminal and are told
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from operator import sub
 from pathlib import Path
@@ -51,6 +51,13 @@ def ground() -> Iterator[Ground]:
         yield ground
 
 
+def opened(ground: Ground, name: str, copy: int) -> AbstractContextManager[Gateway]:
+    watched, traced, shadowed = GATEWAYS[name]
+    more = SHADOW if shadowed else ""
+    more += STORE.format(database=database(ground, name, copy)) if traced else ""
+    return open_gateway(ground, f"{name}{copy}", more=more, watched=watched)
+
+
 def database(ground: Ground, name: str, copy: int) -> Path:
     return ground.directory / f"{name}{copy}.db"
 
@@ -58,14 +65,11 @@ def database(ground: Ground, name: str, copy: int) -> Path:
 def test_what_watching_costs(ground: Ground) -> None:
     corpora = {way: write_corpus(Corpus(), way, ground.directory / f"corpus.{way}") for way in WAYS.values()}
     with ExitStack() as stack:
-        gateways: dict[tuple[str, int], Gateway] = {}
-        for copy in range(COPIES):
-            for name, (watched, traced, shadowed) in GATEWAYS.items():
-                more = SHADOW if shadowed else ""
-                more += STORE.format(database=database(ground, name, copy)) if traced else ""
-                gateways[name, copy] = stack.enter_context(
-                    open_gateway(ground, f"{name}{copy}", more=more, watched=watched)
-                )
+        gateways = {
+            (name, copy): stack.enter_context(opened(ground, name, copy))
+            for copy in range(COPIES)
+            for name in GATEWAYS
+        }
         found: Found = {}
         for number in range(ROUNDS + 1):
             for sessions, per_session in SESSIONS.items():
@@ -89,11 +93,10 @@ def test_what_watching_costs(ground: Ground) -> None:
                         spent_us = (threads_cpu(gateway.pid) - before) * 1e6 / MESSAGES
                         if number:  # the first is to warm up
                             found.setdefault((kind, sessions, name), {})[number, copy] = spent_us
-    for name, (_, traced, _) in GATEWAYS.items():
-        if traced:
-            for copy in range(COPIES):
-                traces = Traces(open_to_read(f"sqlite:///{database(ground, name, copy)}"))
-                assert len(traces.find(limit=MAX_PAGE)) == MAX_PAGE
+    for name, copy in gateways:
+        if GATEWAYS[name][1]:
+            traces = Traces(open_to_read(f"sqlite:///{database(ground, name, copy)}"))
+            assert len(traces.find(limit=MAX_PAGE)) == MAX_PAGE
     sys.stdout.write(f"\n\n{table(found)}\n")
 
 
