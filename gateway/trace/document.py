@@ -56,7 +56,13 @@ def _has_long_line(documents: bytes) -> bool:
 
 
 def _write_document(trace: Trace) -> bytes:
-    for characters, entries in ((MAX_BYTES, MAX_BYTES), *_CUTS):
+    try:
+        document = _encode(trace)
+    except UnicodeEncodeError:
+        document = _encode(mend(trace))
+    if len(document) <= MAX_BYTES:
+        return document
+    for characters, entries in _CUTS:
         document = _encode(_cut(trace, characters, entries))
         if len(document) <= MAX_BYTES:
             return document

@@ -82,10 +82,16 @@ def write_lines(traces: Sequence[Trace]) -> str:
     """The line of each, below each other; without a line end or NUL in any."""
     lines = [_line(trace) for trace in traces]
     try:
-        written = _encode_lines(lines)
+        return _encode_lines(lines)[:-1].decode()
     except UnicodeEncodeError:  # a lone surrogate, from a text that was no UTF-8
-        written = _encode_lines(mend(lines))
-    return written[:-1].decode()
+        return b"\n".join(map(_write_line, lines)).decode()
+
+
+def _write_line(line: Line) -> bytes:
+    try:
+        return encode(line)
+    except UnicodeEncodeError:
+        return encode(mend(line))
 
 
 def _line(trace: Trace) -> Line:
