@@ -23,6 +23,9 @@ FIELD_NAME: Final = "Authentication-Results"
 MAX_READ_CHARACTERS: Final = 16 * 1024
 """Results longer than this are not read: an honest field is a few hundred."""
 
+MAX_READ_RESULTS: Final = 200
+"""Nor are more results and properties, each of which has its `=`: an honest field has some twenty, and each takes memory."""
+
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
 _AUTHSERV_ID: Final = re.compile(
     r'"([^"\\]*+(?:\\.[^"\\]*+)*)"|([^\x00-\x20\x7f()<>@,;:\\"/\[\]?=]++)'
@@ -130,6 +133,8 @@ def parse_results(text: str, start: int = 0) -> tuple[MethodResult, ...]:
     """
     if len(text) - start > MAX_READ_CHARACTERS:
         raise ParseError("results that are too long")
+    if text.count("=", start) > MAX_READ_RESULTS:
+        raise ParseError("too many results")
     named = _AUTHSERV_ID.match(text, skip_comments(text, start))
     if not named:
         raise ParseError("no authserv-id", offset=start)

@@ -87,15 +87,16 @@ def read_document(document: bytes | str) -> Trace:
 
 
 def spell_out(document: str) -> str:
-    """The same with every field in it; one of another release as it is."""
+    """The same with every field in it; what another release wrote, and this one does not know, as it is."""
     try:
-        trace = read_document(document)
+        known = _spelled(read_document(document))
     except ParseError:
         return document
-    return _encode(_spelled(trace)).decode()
+    kept = msgspec.json.decode(document, type=dict[str, Any])
+    return _encode(known | {name: value for name, value in kept.items() if name not in known}).decode()
 
 
-def _spelled(value: object) -> object:
+def _spelled(value: Any) -> Any:
     match value:
         case msgspec.Struct():
             return {name: _spelled(getattr(value, name)) for name in value.__struct_fields__}

@@ -21,7 +21,7 @@ from gateway.store.engine import open_engine
 from gateway.store.tables import TRACE_DOCUMENTS
 from gateway.store.traces import Ring, TraceRing
 from gateway.trace.addresses import AddressHider
-from gateway.trace.document import read_document, spell_out
+from gateway.trace.document import read_document, spell_out, write_documents
 from gateway.trace.model import Addressee, Trace
 from gateway.verdict import Disposition, Stage
 from tests.store.databases import sqlite_url
@@ -156,6 +156,8 @@ def test_programs_get_every_field_of_what_is_kept(site: Site) -> None:
 
 def test_programs_get_what_another_release_kept_as_it_is() -> None:
     assert spell_out('{"id": "1", "verdict": "burn"}') == '{"id": "1", "verdict": "burn"}'
+    later = json.loads(write_documents([EVERYTHING])) | {"later": [1]}
+    assert json.loads(spell_out(json.dumps(later)))["later"] == [1]
 
 
 def test_no_store_says_what_to_do(tmp_path: Path) -> None:

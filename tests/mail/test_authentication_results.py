@@ -303,6 +303,8 @@ READ = {
     "no result": ("mx; dmarc", None),
     "no value": ("mx; dmarc=pass header.from=", None),
     "no id": ("; dmarc=pass", None),
+    "too many properties": ("mx; dmarc=pass " + "a.b=c " * 200, None),
+    "too many results": ("mx; " + "a=b;" * 201, None),
     "too long": ("mx; dmarc=pass " + "a.b=c " * 3_000, None),
 }
 
