@@ -5,6 +5,7 @@ Every wait has an end (connecting, a lock, a statement), so that no thread of ou
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from gateway.store.errors import StoreError
 from gateway.store.migrations import migrate
 
 LOCK_WAIT_S: Final = 5
+_LOCK_RETRY_S: Final = 0.02
 CONNECT_S: Final = 5
 STATEMENT_S: Final = 10
 MAX_CONNECTIONS: Final = 4
@@ -162,8 +164,24 @@ def _make_file(path: Path) -> None:
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # `_begin_sqlite` begins; sqlite3's own way would leave DDL outside
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+    _use_wal(connection)
+    for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """A new file changes its mode once. Where another process writes at that moment, SQLite refuses without waiting."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+        except sqlite3.OperationalError as error:
+            is_busy = getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+            if not is_busy or time.monotonic() >= deadline:
+                raise
+        else:
+            return
+        time.sleep(_LOCK_RETRY_S)
 
 
 def _begin_sqlite(connection: Connection) -> None:

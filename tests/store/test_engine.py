@@ -115,6 +115,25 @@ def test_several_processes_open_an_empty_store_at_once(database: str) -> None:
     engine.dispose()
 
 
+def test_a_new_file_that_another_process_writes_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waits: list[float] = []
+
+    def end_of_the_other(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr("gateway.store.engine.time.sleep", end_of_the_other)
+    open_engine(sqlite_url(tmp_path / "gateway.db")).dispose()
+    assert len(waits) == 2
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+
+
 def _directory(path: Path) -> str:
     path.mkdir()
     return sqlite_url(path)
