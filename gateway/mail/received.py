@@ -3,13 +3,12 @@
 import re
 from datetime import datetime
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from gateway.mail.address import parse_domain_or_literal
 from gateway.mail.dates import write_date
 from gateway.mail.edits import NewField
-from gateway.mail.envelope import Envelope, IpAddress
+from gateway.mail.envelope import Envelope, ip_text
 from gateway.mail.errors import ParseError
 from gateway.mail.headers import comment, fold_line, join_lines
 
@@ -56,15 +55,15 @@ def write_received(
     by_pieces[-1] += ";"
     if hide_client:
         return join_lines(_NAME, (fold_line(by_pieces, column=_BEGIN)[0], write_date(now)))
-    address, helo = session.client_ip, session.helo or ""
+    helo = session.helo or ""
     write_from = _write_common_from if len(helo) <= _COMMON_CHARACTERS else _write_from
-    from_line = write_from(session.client_name, int(address), address.version, helo)
+    from_line = write_from(session.client_name, ip_text(session.client_ip), helo)
     return join_lines(_NAME, (from_line, fold_line(by_pieces)[0], write_date(now)))
 
 
-def _write_from(name: str | None, number: int, version: int, helo: str) -> str:
-    """The client's part; its address as a number, because an address takes long to be told from others."""
-    address = _literal(IPv6Address(number) if version == 6 else IPv4Address(number))  # noqa: PLR2004 - IPv6
+def _write_from(name: str | None, client_ip: str, helo: str) -> str:
+    """The client's part."""
+    address = f"[IPv6:{client_ip}]" if ":" in client_ip else f"[{client_ip}]"  # RFC 5321 §4.1.3
     host = f"{name or 'unknown'} {address}"
     try:
         read = parse_domain_or_literal(helo)
@@ -76,10 +75,6 @@ def _write_from(name: str | None, number: int, version: int, helo: str) -> str:
 
 
 _write_common_from: Final = lru_cache(maxsize=1024)(_write_from)
-
-
-def _literal(address: IpAddress) -> str:
-    return f"[IPv6:{address}]" if isinstance(address, IPv6Address) else f"[{address}]"
 
 
 def _protocol(envelope: Envelope) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.policy.facts import Fact
-from gateway.policy.rules import Condition, Mode, Rule, RuleSet
+from gateway.policy.rules import Condition, Rule, RuleSet
 from gateway.verdict import Disposition, Stage
 
 
@@ -54,7 +54,7 @@ def decide_for_each(
 
     As in the dialog: whom they refuse is left out, and a message without anybody left never comes.
     """
-    if len(recipients) < 2 or rules.mode is Mode.MONITOR or not rules.asks(Stage.RCPT):  # noqa: PLR2004
+    if len(recipients) < 2 or rules.is_monitor or not rules.asks(Stage.RCPT):  # noqa: PLR2004
         return decide_partly(rules, facts)
     at_rcpt = {rule.id for rule in rules.rules if rule.stage is Stage.RCPT}
     kept, found = [], []
@@ -85,7 +85,7 @@ def decide_partly(
 ) -> Decided | Undecided:
     """What these rules do with a message of which only `facts` are known; a key that is not there is unknown."""
     doubts = _Doubts()
-    monitors = rules.mode is Mode.MONITOR
+    monitors = rules.is_monitor
     for stage in stages:
         if monitors and stage is not Stage.MESSAGE:
             continue

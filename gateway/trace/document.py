@@ -116,17 +116,10 @@ def _readable(kind: Any) -> Any:
     """A type as pydantic can read it: structs, which it does not know, by way of models with the same fields."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return Annotated[_model(kind), AfterValidator(partial(_made, kind))]
-    arguments = get_args(kind)
-    if not any(map(_has_struct, arguments)):
+    origin, arguments = get_origin(kind), tuple(map(_readable, get_args(kind)))
+    if origin is None:
         return kind
-    readable = tuple(map(_readable, arguments))
-    return reduce(or_, readable) if get_origin(kind) is UnionType else get_origin(kind)[readable]
-
-
-def _has_struct(kind: Any) -> bool:
-    return any(map(_has_struct, get_args(kind))) or (
-        isinstance(kind, type) and issubclass(kind, msgspec.Struct)
-    )
+    return reduce(or_, arguments) if origin is UnionType else origin[arguments]
 
 
 def _model(kind: type[msgspec.Struct]) -> type[BaseModel]:

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-import msgspec
-
 from gateway.auth.arc.sets import ChainValidation
 from gateway.auth.results import NO_EVIDENCE, Evidence, Signing
 from gateway.dns.budget import DnsQuestion
 from gateway.mail.envelope import IpAddress, Session, Tls
 from gateway.mail.reply import Reply
+from gateway.mail.value import Value, field
 from gateway.verdict import Disposition, RuleTried, Shadow, Stage
 
 
@@ -33,14 +32,14 @@ class Addressee(NamedTuple):
         return self.code is not None and self.code >= 400  # noqa: PLR2004
 
 
-class Heard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Heard(Value, frozen=True, kw_only=True):
     """What the mail server behind us said to the message, and after how long."""
 
     reply: Reply
     ms: float
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Attempt(Value, frozen=True, kw_only=True):
     """One session of the relay with a remote mail server, or why there was none.
 
     Attributes:
@@ -63,10 +62,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ms: float | None = None
 
 
-class Trace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Trace(Value, frozen=True, kw_only=True):
     """One mail transaction, from MAIL to its last answer.
-
-    A frozen dataclass sets its attributes one by one, which would be the dearest step of telling; this is the same, made at once.
 
     Attributes:
         id: as it stands in our replies, the log and the Received field.
@@ -113,7 +110,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     questions: tuple[DnsQuestion, ...] = ()
     is_remembered: bool = False
     tried: tuple[RuleTried, ...] = ()
-    facts: Mapping[str, str] = msgspec.field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     signing: Signing | None = None
